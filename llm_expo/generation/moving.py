@@ -1,0 +1,152 @@
+"""A loaded model at any alpha, by one of two ways that give the same bits.
+
+`InMemory` holds theta0 and theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes
+theta(alpha) with the streaming writer and loads that. Parameters are matched by their names in the loaded models, not
+in the files: transformers renames and fuses tensors while it loads, alike on both sides.
+"""
+
+import gc
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llm_expo.errors import EngineError
+from llm_expo.weights import Checkpoint, Direction, plan, write
+from llm_expo.weights.kernel import extrapolate
+from llm_expo.weights.reader import TORCH_DTYPES
+
+class LiveModel(Protocol):
+    """One loaded model, wherever on the line it is asked to be."""
+
+    def at(self, alpha: float) -> PreTrainedModel:
+        """The model at theta(alpha), in evaluation mode. The one handed out before is no longer at its alpha."""
+
+
+class InMemory:
+    """theta0 and theta1 in host memory, one live model on the device; a move is one pass of the kernel."""
+
+    def __init__(self, direction: Direction, device: torch.device, trust_remote_code: bool) -> None:
+        """`fits_in_memory` has to hold, at the least as far as it is about types."""
+        self._initial_dtype, self._aligned_dtype = _file_dtype(direction.initial), _file_dtype(direction.aligned)
+        self._live = load(direction.aligned.path, device, trust_remote_code)
+        cpu = torch.device("cpu")
+        self._initial = _by_name(load(direction.initial.path, cpu, trust_remote_code, self._initial_dtype))
+        self._aligned = _by_name(load(direction.aligned.path, cpu, trust_remote_code, self._aligned_dtype))
+        live = _by_name(self._live)
+        for name in sorted(live.keys() | self._initial.keys() | self._aligned.keys()):
+            shapes = [side[name].shape if name in side else None for side in (self._initial, self._aligned, live)]
+            if len(set(shapes)) > 1:
+                raise EngineError(
+                    f"{name}: is {_shown(shapes[0])} in theta0 as transformers loads it and {_shown(shapes[1])} in theta1; "
+                    f"one of them may have tied embeddings; --low-memory does without matching them"
+                )
+        self._alpha: float | None = 0.0
+
+    def at(self, alpha: float) -> PreTrainedModel:
+        if alpha == self._alpha:
+            return self._live
+        self._alpha = None  # should the move be interrupted, no alpha is where the weights are
+        with torch.inference_mode():
+            for name, live in _by_name(self._live).items():
+                # Some modules load in float32 whatever the files hold. Back in the files' types (exact) the kernel
+                # rounds as it does when it writes a file.
+                initial, aligned = self._initial[name], self._aligned[name]
+                if live.is_floating_point():
+                    initial, aligned = initial.to(self._initial_dtype), aligned.to(self._aligned_dtype)
+                    if live.device.type == "cpu" and live.dtype == aligned.dtype:
+                        extrapolate(initial, aligned, alpha, out=live)
+                    else:
+                        live.copy_(extrapolate(initial, aligned, alpha))
+        self._alpha = alpha
+        return self._live
+
+
+class OnDisk:
+    """theta(alpha) written to a scratch folder and loaded from there: slow, and as large as one model in memory."""
+
+    def __init__(self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path) -> None:
+        self._direction = direction
+        self._device = device
+        self._trust_remote_code = trust_remote_code
+        self._scratch = scratch
+        self._live: PreTrainedModel | None = None
+        self._alpha: float | None = None
+
+    def at(self, alpha: float) -> PreTrainedModel:
+        if self._live is not None and alpha == self._alpha:
+            return self._live
+        self._live = None
+        gc.collect()  # the old model has to be gone before the new one comes
+        if alpha == 0:
+            self._live = load(self._direction.aligned.path, self._device, self._trust_remote_code)
+        else:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="theta-", suffix=".partial", dir=self._scratch))
+            try:
+                write(plan(self._direction, alpha), folder / "model")
+                self._live = load(folder / "model", self._device, self._trust_remote_code)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._alpha = alpha
+        return self._live
+
+
+def load(
+    path: Path, device: torch.device, trust_remote_code: bool, dtype: torch.dtype | str = "auto"
+) -> PreTrainedModel:
+    """The causal language model of a folder, whole or not at all: transformers fills in missing weights at random."""
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "output_loading_info": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        raise EngineError(f"{path}: transformers cannot load it: {' '.join(str(error).split())}") from None
+    incomplete = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if incomplete:
+        named = ", ".join(incomplete[:6]) + (f" and {len(incomplete) - 6} more" if len(incomplete) > 6 else "")
+        raise EngineError(f"{path}: the model needs weights that the files do not hold: {named}")
+    moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    return moved
+
+
+def fits_in_memory(direction: Direction, device: torch.device) -> bool:
+    """Whether `InMemory` may be used: one float type a side, and host memory for all copies and a tenth to spare."""
+    if any(_file_dtype(side) is None for side in (direction.initial, direction.aligned)):
+        return False
+    copies = [direction.initial, direction.aligned] + ([direction.aligned] if device.type == "cpu" else [])
+    needed = sum(side.nbytes for side in copies)
+    return 1.1 * needed < _available_memory()
+
+
+def _available_memory() -> float:
+    """Bytes that may still be taken: of the machine or, in a container, of its control group."""
+    available = float(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = float((group / "memory.max").read_text())  # "max" where there is none
+        used = float((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return min(available, limit - used)
+
+
+def _file_dtype(checkpoint: Checkpoint) -> torch.dtype | None:
+    """The one float type of a checkpoint's tensors, or None where there are several."""
+    dtypes = {tensor.dtype for tensor in checkpoint.tensors.values() if tensor.is_float}
+    return TORCH_DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
+
+
+def _shown(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else f"of shape {list(shape)}"
+
+
+def _by_name(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Everything that the files decide: parameters and persistent buffers, tied ones once."""
+    persistent = model.state_dict(keep_vars=True).keys()
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.data for name, tensor in named.items() if name in persistent}

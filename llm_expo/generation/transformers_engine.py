@@ -1,0 +1,218 @@
+"""The engine on plain transformers: any causal language model that `generate` takes, on a CPU or one GPU.
+
+The sampling is ours, because `generate` has no presence or frequency penalty and draws its noise by batch; everything
+else about generation (cache, masks, positions, stopping) is left to transformers.
+"""
+
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging as transformers_logging
+
+import llm_expo
+from llm_expo.errors import EngineError, PromptError
+from llm_expo.generation.engine import Json, Reply, Request
+from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
+from llm_expo.generation.noise import stream
+from llm_expo.generation.prompts import Prompt
+from llm_expo.generation.sampling import Sampling, sample
+from llm_expo.weights import Direction, fingerprint
+
+_LOGIT_ELEMENTS = 1 << 26
+"""Logits held at once while log-probabilities are read: 256 MiB in float32."""
+
+
+class TransformersEngine:
+    """Replies of theta(alpha) through transformers, with theta1's tokenizer and chat template at every alpha.
+
+    Args:
+        direction: the pair; it has to match (`Direction.check`).
+        sampling: how replies are drawn.
+        device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
+        low_memory: never hold both checkpoints in memory; None decides by what is free.
+        scratch: where theta(alpha) is written in that case.
+        trust_remote_code: let the checkpoints' own Python code run.
+    """
+
+    def __init__(
+        self,
+        direction: Direction,
+        sampling: Sampling,
+        *,
+        device: str | None = None,
+        low_memory: bool | None = None,
+        scratch: Path | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        direction.check()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self._sampling = sampling
+        self._settings: dict[str, Json] = {
+            "engine": "transformers",
+            "theta0": fingerprint(direction.initial),
+            "theta1": fingerprint(direction.aligned),
+            **asdict(sampling),
+        }
+        self._tokenizer = _tokenizer(direction.aligned.path, trust_remote_code)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if low_memory is None:
+            low_memory = not fits_in_memory(direction, self._device)
+        self._live: LiveModel
+        if low_memory:
+            self._live = OnDisk(direction, self._device, trust_remote_code, scratch or Path.cwd())
+        else:
+            self._live = InMemory(direction, self._device, trust_remote_code)
+        self._stops = self._end_of_sequence()
+
+    @property
+    def settings(self) -> dict[str, Json]:
+        return self._settings
+
+    @property
+    def environment(self) -> dict[str, Json]:
+        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.processor()
+        return {
+            "llm-expo": llm_expo.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "threads": torch.get_num_threads(),
+            "device": f"{self._device.type} {device}".strip(),
+        }
+
+    def prompt_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        lengths = [len(self._encode(prompt)) for prompt in prompts]
+        limit = getattr(self._live.at(0.0).config.get_text_config(), "max_position_embeddings", None)
+        for prompt, length in zip(prompts, lengths, strict=True):
+            if limit is not None and length + self._sampling.max_tokens > limit:
+                raise PromptError(
+                    f"prompt {prompt.id}: its {length} tokens and a reply of {self._sampling.max_tokens} exceed the "
+                    f"model's context of {limit}; lower --max-tokens or leave it out"
+                )
+        return lengths
+
+    def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
+        model = self._live.at(alpha)
+        config = GenerationConfig(
+            max_new_tokens=self._sampling.max_tokens,
+            do_sample=False,  # `_Draw` leaves one token possible
+            eos_token_id=self._stops,
+            pad_token_id=self._stops[0],
+            use_cache=True,
+        )
+        # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
+        model.generation_config = GenerationConfig()
+        for batch in batches:
+            rows = [self._encode(request.prompt) for request in batch]
+            inputs, mask = self._pad_left(rows)
+            streams = torch.tensor(
+                [stream(self._sampling.seed, request.prompt.id, request.noise) for request in batch], device=self._device
+            )
+            draw = _Draw(self._sampling, streams, inputs.shape[1])
+            with torch.inference_mode(), _out_of_memory_named(len(batch)):
+                output = model.generate(  # type: ignore[operator]
+                    inputs, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([draw])
+                )
+            yield [self._reply(row) for row in output[:, inputs.shape[1] :].tolist()]
+
+    def log_probabilities(
+        self, alpha: float, batches: Iterable[Sequence[tuple[Prompt, Sequence[int]]]]
+    ) -> Iterator[list[float]]:
+        model = self._live.at(alpha)
+        for batch in batches:
+            rows = [(self._encode(prompt), list(reply)) for prompt, reply in batch]
+            longest = max(len(prompt) + len(reply) for prompt, reply in rows)
+            at_once = max(1, _LOGIT_ELEMENTS // (longest * model.config.get_text_config().vocab_size))
+            values: list[float] = []
+            for start in range(0, len(rows), at_once):
+                part = rows[start : start + at_once]
+                inputs, mask = self._pad_left([prompt + reply for prompt, reply in part])
+                positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+                with torch.inference_mode(), _out_of_memory_named(len(part)):
+                    logits = model(input_ids=inputs, attention_mask=mask, position_ids=positions).logits
+                    for row, (_, reply) in enumerate(part):
+                        n = len(reply)
+                        spoken = logits[row, -n - 1 : -1].float().log_softmax(dim=-1)
+                        values.append(float(spoken.gather(1, inputs[row, -n:, None]).mean()))
+            yield values
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(prompt.messages), tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise PromptError(f"prompt {prompt.id}: theta1's chat template refuses it: {error}") from None
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
+
+    def _pad_left(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, each int64 (batch, longest): replies have to start at one place."""
+        longest = max(map(len, rows))
+        inputs = torch.full((len(rows), longest), self._stops[0])
+        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+        for row, tokens in enumerate(rows):
+            inputs[row, longest - len(tokens) :] = torch.tensor(tokens)
+            mask[row, longest - len(tokens) :] = 1
+        return inputs.to(self._device), mask.to(self._device)
+
+    def _reply(self, row: list[int]) -> Reply:
+        end = next((place + 1 for place, token in enumerate(row) if token in self._stops), None)
+        tokens = row[:end]
+        return Reply(self._tokenizer.decode(tokens, skip_special_tokens=True), tuple(tokens), truncated=end is None)
+
+    def _end_of_sequence(self) -> list[int]:
+        """Every id that theta1's generation config ends at; its config's or tokenizer's where it names none."""
+        model = self._live.at(0.0)
+        sources = (model.generation_config, model.config.get_text_config(), self._tokenizer)
+        for source in sources:
+            ids = getattr(source, "eos_token_id", None)
+            if ids is not None:
+                return list(ids) if isinstance(ids, list | tuple) else [ids]
+        raise EngineError("theta1 names no end-of-sequence token; add eos_token_id to its generation_config.json")
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Draws the next token with `sample` and leaves only it possible."""
+
+    def __init__(self, sampling: Sampling, streams: Tensor, prompt_length: int) -> None:
+        self._sampling = sampling
+        self._streams = streams
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drawn = sample(scores.float(), input_ids[:, self._prompt_length :], self._streams, self._sampling)
+        return torch.full_like(scores, -float("inf")).scatter_(1, drawn[:, None], 0.0)
+
+
+@contextmanager
+def _out_of_memory_named(batch: int) -> Iterator[None]:
+    """Turns the device's out-of-memory error into one line that says what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise EngineError(
+            f"the device is out of memory at a batch of {batch}; lower --batch-size or --max-tokens"
+        ) from None
+
+
+def _tokenizer(path: Path, trust_remote_code: bool) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise EngineError(f"{path}: its tokenizer cannot be loaded: {' '.join(str(error).split())}") from None
+    if not tokenizer.chat_template:
+        raise EngineError(
+            f"{path}: has no chat template, so prompts cannot be put to it; put the template that the model was "
+            f"trained with into chat_template.jinja in that folder"
+        )
+    return tokenizer

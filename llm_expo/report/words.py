@@ -1,0 +1,90 @@
+"""The figures of an outcome in words and cells, the same on a terminal and on a page."""
+
+from collections.abc import Sequence
+
+from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
+from llm_expo.search.verdict import Verdict, prompts_needed
+from llm_expo.stats import Interval
+
+COLUMNS = (
+    "alpha",
+    "reward",
+    "vs theta1",
+    "tokens",
+    "cut off",
+    "log p (theta0)",
+    "distinct openings",
+)
+
+HOW_TO_READ = (
+    "vs theta1: paired difference of reward over the same prompts ± its standard error. tokens: mean reply length; "
+    "cut off: share of replies that the token limit ended. log p (theta0): how likely theta0 finds the replies, nats "
+    "per token. A reward that rises while log p falls far below theta1's, or while replies open alike (distinct "
+    "openings), is being gamed: read the replies, and prefer a smaller alpha."
+)
+
+
+def name(alpha: float) -> str:
+    return {THETA0: "-1 (theta0)", THETA1: "0 (theta1)"}.get(alpha, f"{alpha:g}")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row under `COLUMNS`."""
+    return (
+        name(row.alpha),
+        f"{row.reward:.3f}",
+        "" if row.gain is None else f"{row.gain.mean:+.3f} ± {row.gain.se:.3f}",
+        f"{row.symptoms.tokens:.0f}",
+        f"{row.symptoms.truncated:.0%}",
+        f"{row.log_probability:.2f}",
+        f"{row.symptoms.distinct_openings:.2f}",
+    )
+
+
+def decision(outcome: Outcome) -> list[str]:
+    """What was decided, why, and what to do next: one sentence an item."""
+    gain = outcome.gain
+    says = [f"{outcome.verdict}: {_verdict(outcome)}"]
+    says.append(f"Training itself: theta1 - theta0 = {_interval(outcome.gain_of_training)}.")
+    tried = [row.alpha for row in outcome.search]
+    if gain is not None and outcome.choice == max(tried):
+        says.append(
+            f"alpha {outcome.choice:g} is the largest that was tried: the best one may lie beyond; "
+            f"give larger ones, or --strategy paper."
+        )
+    if outcome.model is not None:
+        says.append(f"The model is in {outcome.model}.")
+    elif gain is not None:
+        says.append("No model was written; --write always writes it all the same.")
+    return says
+
+
+def _verdict(outcome: Outcome) -> str:
+    gain, choice = outcome.gain, outcome.choice
+    if gain is None:
+        return "no alpha did better than theta1 on the search prompts. Keep theta1."
+    measured = f"alpha {choice:g} - theta1 = {_interval(gain)}, on {gain.n} prompts that the search never saw"
+    if outcome.verdict is Verdict.SHIP:
+        return f"{measured}: better than theta1."
+    if outcome.verdict is Verdict.NO_GAIN:
+        return f"{measured}: no gain that matters. Keep theta1."
+    needed = prompts_needed(gain)
+    advice = f"about {needed} such prompts would decide" if needed else "a gain is not in sight"
+    return f"{measured}: neither a gain nor its absence is shown; {advice} (--extend adds prompts to this study)."
+
+
+def costs(outcome: Outcome) -> list[str]:
+    """Seconds and tokens by activity, one sentence an item."""
+    lines = []
+    for activity, (seconds, tokens) in outcome.costs.items():
+        speed = f", {tokens:,} tokens ({tokens / seconds:,.0f} a second)" if tokens and seconds else ""
+        lines.append(f"{activity}: {seconds:,.1f} s{speed}")
+    return lines
+
+
+def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    return [cells(row) for row in rows]
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} (95 % interval {interval.low:+.3f} to {interval.high:+.3f})"

@@ -1,0 +1,348 @@
+"""A study: every fact of one search in one SQLite file, so that it can be killed at any point and goes on.
+
+Holds prompts, completions, rewards and costs, and the settings they were made with. Decides nothing: which alpha
+comes next and what the rewards mean is said elsewhere, from these rows alone.
+"""
+
+import fcntl
+import json
+import logging
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llm_expo.errors import PromptError, StudyError
+from llm_expo.generation import Json, Message, Prompt, Reply
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["search", "confirm"]
+
+_SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE prompts (
+    id TEXT PRIMARY KEY,
+    messages TEXT NOT NULL,
+    part TEXT NOT NULL CHECK (part IN ('search', 'confirm')),
+    batch INTEGER NOT NULL,        -- which prompts are generated together, for good
+    place INTEGER NOT NULL,        -- order within the batch
+    extension INTEGER NOT NULL     -- 0: since the study began; n: added by the n-th --extend
+) WITHOUT ROWID;
+CREATE TABLE completions (
+    alpha REAL NOT NULL,
+    prompt TEXT NOT NULL REFERENCES prompts (id),
+    sample INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    tokens TEXT NOT NULL,          -- JSON list of token ids
+    truncated INTEGER NOT NULL,
+    PRIMARY KEY (alpha, prompt, sample)
+) WITHOUT ROWID;
+CREATE TABLE rewards (
+    alpha REAL NOT NULL,
+    prompt TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    scorer TEXT NOT NULL,
+    reward REAL NOT NULL,
+    PRIMARY KEY (alpha, prompt, sample, scorer),
+    FOREIGN KEY (alpha, prompt, sample) REFERENCES completions (alpha, prompt, sample)
+) WITHOUT ROWID;
+CREATE TABLE costs (activity TEXT NOT NULL, alpha REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL);
+"""
+_FORMAT = 1
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply in a study."""
+
+    alpha: float
+    prompt: Prompt
+    sample: int
+    reply: Reply
+
+    @property
+    def conversation(self) -> list[Message]:
+        """What a scorer judges: the prompt's messages and the reply."""
+        return [*self.prompt.messages, {"role": "assistant", "content": self.reply.text}]
+
+
+class Study:
+    """An open study; `Study.open` is the way in. All writes of a method are one transaction."""
+
+    def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._database = database
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator["Study"]:
+        """Begin a study in a new or empty folder, or go on with the one that is there.
+
+        Raises:
+            StudyError: the folder holds something else, or another process has the study open.
+        """
+        path = folder / "study.sqlite"
+        if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StudyError(f"{folder}: exists and is no study; give --out another name")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
+        with _locked(folder), _named_database_errors(path):
+            database = sqlite3.connect(path, isolation_level=None)
+            try:
+                # A rollback journal, not a write-ahead log: that one needs shared memory, which network file systems lack.
+                database.execute("PRAGMA journal_mode = DELETE")
+                database.execute("PRAGMA synchronous = FULL")
+                database.execute("PRAGMA foreign_keys = ON")
+                version = database.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    with _transaction(database):
+                        for statement in _SCHEMA.split(";\n"):
+                            database.execute(statement)
+                        database.execute(f"PRAGMA user_version = {_FORMAT}")
+                elif version != _FORMAT:
+                    raise StudyError(f"{path}: has format {version}, this llm-expo reads {_FORMAT}; begin a new study")
+                yield cls(folder, database)
+            finally:
+                database.close()
+
+    # -- settings ------------------------------------------------------------------------------------------------
+
+    def settle(self, settings: Mapping[str, Json], environment: Mapping[str, Json]) -> None:
+        """Record what the study's rows depend on, or hold a resumed run to it.
+
+        `settings` have to be equal; a changed `environment` (versions, device) is logged, since replies may then
+        differ in places from those of an uninterrupted study.
+        """
+        recorded = {
+            name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM settings")
+        }
+        if not recorded:
+            with _transaction(self._database):
+                self._database.executemany(
+                    "INSERT INTO settings VALUES (?, ?)",
+                    [(name, json.dumps(value)) for name, value in {**settings, **environment}.items()],
+                )
+            return
+        for name, value in settings.items():
+            if recorded.get(name) != value:
+                raise StudyError(
+                    f"{self.folder}: {name} was {_shown(recorded.get(name))} when the study began and is now "
+                    f"{_shown(value)}; give the old value, or another --out"
+                )
+        for name, value in environment.items():
+            if recorded.get(name) != value:
+                logger.warning(
+                    "%s: %s was %s when the study began and is now %s; new replies may differ from those that an "
+                    "uninterrupted study would hold",
+                    self.folder,
+                    name,
+                    _shown(recorded.get(name)),
+                    _shown(value),
+                )
+
+    # -- prompts -------------------------------------------------------------------------------------------------
+
+    def enrol(
+        self,
+        prompts: Sequence[Prompt],
+        lengths: Callable[[Sequence[Prompt]], Sequence[int]],
+        *,
+        confirm_share: float,
+        batch_size: int,
+        extend: bool,
+    ) -> None:
+        """Split the prompts and fix their batches, or check that the study already holds just these.
+
+        With `extend`, prompts that the study does not hold are added in batches of their own, split alike.
+        """
+        held = self._prompts_by_extension()
+        known = {prompt.id: prompt for _, prompt in held}
+        for prompt in prompts:
+            if prompt.id in known and known[prompt.id] != prompt:
+                raise PromptError(f"prompt {prompt.id}: stands in the study with another text; give it another id")
+        new = [prompt for prompt in prompts if prompt.id not in known]
+        if held and not extend:
+            given = {prompt.id for prompt in prompts}
+            stages = range(max(extension for extension, _ in held) + 1)
+            if all(given != {prompt.id for at, prompt in held if at <= stage} for stage in stages):
+                raise StudyError(
+                    f"{self.folder}: the study has {len(held)} prompts; of the {len(prompts)} given now, {len(new)} are "
+                    f"not among them; give the same prompts, or --extend to add new ones"
+                )
+            return
+        if not new:
+            return
+        random.Random(_SPLIT_SEED).shuffle(new)
+        confirm = round(confirm_share * len(new))
+        parts: tuple[tuple[Part, list[Prompt]], ...] = (("confirm", new[:confirm]), ("search", new[confirm:]))
+        if not held and min(len(chosen) for _, chosen in parts) < 2:
+            raise PromptError(
+                f"{len(new)} prompts are too few: {len(new) - confirm} to search on and {confirm} to confirm on; "
+                f"each part needs 2 at the least, and some dozens to tell a gain from noise"
+            )
+        extension = 1 + max((extension for extension, _ in held), default=-1)
+        (batch,) = self._database.execute("SELECT coalesce(max(batch) + 1, 0) FROM prompts").fetchone()
+        rows: list[tuple[str, str, Part, int, int, int]] = []
+        for part, chosen in parts:
+            # Prompts of one length together waste the least padding; the longest first, so that what does not fit
+            # into memory fails at once.
+            by_length = sorted(zip(lengths(chosen), (p.id for p in chosen), chosen, strict=True), reverse=True)
+            for start in range(0, len(by_length), batch_size):
+                for place, (_, _, prompt) in enumerate(by_length[start : start + batch_size]):
+                    rows.append((prompt.id, json.dumps(prompt.messages), part, batch, place, extension))
+                batch += 1
+        with _transaction(self._database):
+            self._database.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def prompts(self, part: Part) -> list[Prompt]:
+        """The prompts of a part in the order in which `trial` gives their rewards."""
+        return [prompt for batch in self._batches(part).values() for prompt in batch]
+
+    def unanswered(self, alpha: float, part: Part, sample: int = 0) -> list[list[Prompt]]:
+        """The batches of a part that theta(alpha) has not answered. A batch is answered whole or not at all."""
+        answered = {
+            batch
+            for (batch,) in self._database.execute(
+                "SELECT DISTINCT batch FROM completions JOIN prompts ON id = prompt WHERE alpha = ? AND sample = ?",
+                (alpha, sample),
+            )
+        }
+        return [prompts for batch, prompts in self._batches(part).items() if batch not in answered]
+
+    # -- completions and rewards ---------------------------------------------------------------------------------
+
+    def add_replies(
+        self, alpha: float, prompts: Sequence[Prompt], replies: Sequence[Reply], seconds: float, sample: int = 0
+    ) -> None:
+        rows = [
+            (alpha, prompt.id, sample, reply.text, json.dumps(reply.tokens), reply.truncated)
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        with _transaction(self._database):
+            self._database.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._spend("generate", alpha, seconds, sum(len(reply.tokens) for reply in replies))
+
+    def unscored(self, scorer: str, alpha: float, part: Part) -> list[list[Completion]]:
+        """The completions of a part at alpha that the scorer has not scored, by batch."""
+        batches = []
+        for batch, prompts in self._batches(part).items():
+            by_id = {prompt.id: prompt for prompt in prompts}
+            rows = self._database.execute(
+                """SELECT prompt, sample, text, tokens, truncated FROM completions JOIN prompts ON id = prompt
+                   WHERE alpha = ? AND batch = ? AND NOT EXISTS (
+                       SELECT 1 FROM rewards WHERE rewards.alpha = completions.alpha AND scorer = ?
+                       AND rewards.prompt = completions.prompt AND rewards.sample = completions.sample)
+                   ORDER BY place, sample""",
+                (alpha, batch, scorer),
+            ).fetchall()
+            if rows:
+                batches.append(
+                    [
+                        Completion(alpha, by_id[prompt], sample, _reply(text, tokens, truncated))
+                        for prompt, sample, text, tokens, truncated in rows
+                    ]
+                )
+        return batches
+
+    def add_rewards(
+        self, scorer: str, completions: Sequence[Completion], rewards: Sequence[float], seconds: float
+    ) -> None:
+        rows = [
+            (completion.alpha, completion.prompt.id, completion.sample, scorer, reward)
+            for completion, reward in zip(completions, rewards, strict=True)
+        ]
+        with _transaction(self._database):
+            self._database.executemany("INSERT INTO rewards VALUES (?, ?, ?, ?, ?)", rows)
+            self._spend(f"score {scorer}", completions[0].alpha, seconds, 0)
+
+    def rewards(self, scorer: str, alpha: float, part: Part) -> list[float]:
+        """One reward a prompt, in the order of `prompts`. Raises KeyError while any is missing."""
+        rows = dict(
+            self._database.execute(
+                """SELECT prompt, avg(reward) FROM rewards JOIN prompts ON id = prompt
+                   WHERE scorer = ? AND alpha = ? AND part = ? GROUP BY prompt""",
+                (scorer, alpha, part),
+            )
+        )
+        return [rows[prompt.id] for prompt in self.prompts(part)]
+
+    def replies(self, alpha: float, part: Part) -> list[Reply]:
+        """The replies of theta(alpha), in the order of `prompts`."""
+        rows = self._database.execute(
+            """SELECT text, tokens, truncated FROM completions JOIN prompts ON id = prompt
+               WHERE alpha = ? AND part = ? ORDER BY batch, place, sample""",
+            (alpha, part),
+        )
+        return [_reply(text, tokens, truncated) for text, tokens, truncated in rows]
+
+    def costs(self) -> dict[str, tuple[float, int]]:
+        """Seconds and tokens of each activity, over all runs of this study; work that was cut off is not counted."""
+        rows = self._database.execute("SELECT activity, sum(seconds), sum(tokens) FROM costs GROUP BY activity")
+        return {activity: (seconds, tokens) for activity, seconds, tokens in rows}
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _spend(self, activity: str, alpha: float, seconds: float, tokens: int) -> None:
+        self._database.execute("INSERT INTO costs VALUES (?, ?, ?, ?)", (activity, alpha, seconds, tokens))
+
+    def _prompts_by_extension(self) -> list[tuple[int, Prompt]]:
+        rows = self._database.execute("SELECT extension, id, messages FROM prompts ORDER BY batch, place")
+        return [(extension, _prompt(identity, messages)) for extension, identity, messages in rows]
+
+    def _batches(self, part: Part) -> dict[int, list[Prompt]]:
+        batches: dict[int, list[Prompt]] = {}
+        rows = self._database.execute(
+            "SELECT batch, id, messages FROM prompts WHERE part = ? ORDER BY batch, place", (part,)
+        )
+        for batch, identity, messages in rows:
+            batches.setdefault(batch, []).append(_prompt(identity, messages))
+        return batches
+
+
+def _prompt(identity: str, messages: str) -> Prompt:
+    return Prompt(identity, tuple(json.loads(messages)))
+
+
+def _reply(text: str, tokens: str, truncated: int) -> Reply:
+    return Reply(text, tuple(json.loads(tokens)), bool(truncated))
+
+
+def _shown(value: object) -> str:
+    return "not recorded" if value is None else str(value)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep every other process from writing to the study; the lock goes with this process, however it ends."""
+    with (folder / "study.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"{folder}: another process has this study open; wait for it, or stop it") from None
+        yield
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+@contextmanager
+def _named_database_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StudyError(f"{path}: {error}; what was committed before is kept") from None

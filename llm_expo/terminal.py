@@ -1,0 +1,140 @@
+"""What a person sees: progress and tables on standard error, results on standard output. Knows no arguments.
+
+Models' and users' text is shown as it is but for control characters, so that a reply cannot steer the terminal.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from llm_expo.report import words
+from llm_expo.search import Outcome
+from llm_expo.search.outcome import Row
+from llm_expo.search.run import Done, Tried
+from llm_expo.weights import Comparison, Extrapolation, Written
+
+_PLAN_LINES = 20
+
+
+def note(text: str) -> None:
+    """One line on standard error."""
+    print(_printable(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bytes_written(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with an estimate while a checkpoint is written; nothing where nobody watches."""
+    with Progress(
+        TextColumn("writing"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def search_watched() -> Iterator[Callable[[Done | Tried], None]]:
+    """A bar for the replies of the alpha in hand, and a line for each alpha that is through."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} replies"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None)
+
+        def watch(event: Done | Tried) -> None:
+            if isinstance(event, Done):
+                description = f"{event.part}, alpha {words.name(event.alpha)}: {event.activity}"
+                if progress.tasks[0].description != description:
+                    progress.reset(task, description=description, total=event.total)
+                progress.update(task, completed=event.done, total=event.total)
+            else:
+                gain = f", vs theta1 {event.gain.mean:+.3f} ± {event.gain.se:.3f}" if event.gain else ""
+                note(f"{event.part}, alpha {words.name(event.alpha)}: reward {event.reward:.3f}{gain}")
+
+        yield watch
+
+
+def show_plan(extrapolation: Extrapolation) -> None:
+    print(f"alpha {extrapolation.alpha:g}: {extrapolation.moved} tensors to move, {extrapolation.copied} to copy,")
+    print(f"{extrapolation.nbytes / 1e9:.3f} GB in {len(extrapolation.files)} files; nothing is written")
+    for step in extrapolation.steps[:_PLAN_LINES]:
+        shape = "x".join(map(str, step.target.shape)) or "scalar"
+        print(_printable(f"  {step.action}  {step.target.name}  {shape}  ({step.reason})"))
+    if len(extrapolation.steps) > _PLAN_LINES:
+        print(f"  and {len(extrapolation.steps) - _PLAN_LINES} more")
+
+
+def show_written(written: Written) -> None:
+    print(f"{written.path}: {written.moved} tensors moved, {written.copied} copied, {written.nbytes / 1e9:.3f} GB", end="")
+    print(f" in {written.seconds:.1f} s")
+    if written.share_differing is not None:
+        print(f"{written.share_differing:.1%} of the weights differ between theta0 and theta1", end="")
+        print(f"; rounding left {written.share_swallowed or 0:.1%} of those where they were", end="")
+        print("" if written.realised_alpha is None else f"; realised alpha {written.realised_alpha:g}")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    print(f"{comparison.tensors} tensors with {comparison.elements:,} weights compared")
+    print(f"norm of theta1 - theta0          {comparison.norm:.6g}")
+    if comparison.norm_per_root_element is not None:
+        print(f"  per square root of the count   {comparison.norm_per_root_element:.6g}")
+    if comparison.norm_relative is not None:
+        print(f"  relative to theta0's norm      {comparison.norm_relative:.6g}")
+    if comparison.share_differing is not None:
+        print(f"weights that differ              {comparison.share_differing:.2%}")
+    if comparison.movers:
+        print("farthest, relative to theta0's tensor:")
+    for mover in comparison.movers:
+        relative = "theirs was zero" if mover.relative is None else f"{mover.relative:.3g}"
+        print(_printable(f"  {relative:>10}  {mover.name}"))
+    for title, lines in (("mismatches", comparison.mismatches), ("other files", map(str, comparison.files))):
+        listed = list(lines)
+        print(f"{title}: {len(listed) or 'none'}")
+        for line in listed:
+            print(_printable(f"  {line}"))
+
+
+def show_outcome(outcome: Outcome, page: str) -> None:
+    """The tables, a few replies side by side, the decision, the cost."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console.print(_table(f"Search: {outcome.search[0].prompts} prompts", outcome.search))
+    console.print(_table(f"Confirmation: {outcome.confirm[0].prompts} other prompts, fresh noise", outcome.confirm))
+    console.print(Text(words.HOW_TO_READ, style="dim"))
+    for example in outcome.examples[:2]:
+        side_by_side = Table(title=Text(_printable(example.prompt.messages[-1]["content"])), show_lines=True)
+        for alpha in example.replies:
+            side_by_side.add_column(f"alpha {words.name(alpha)}", ratio=1)
+        side_by_side.add_row(*(Text(_printable(reply)) for reply in example.replies.values()))
+        console.print(side_by_side)
+    for line in words.decision(outcome):
+        console.print(Text(line, style="bold" if line.startswith(str(outcome.verdict)) else ""))
+    console.print(Text("Spent: " + "; ".join(words.costs(outcome)) + "."))
+    console.print(Text(f"The report is in {page}."), soft_wrap=True)
+
+
+def _table(title: str, rows: tuple[Row, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in words.COLUMNS:
+        table.add_column(column, justify="right")
+    for cells in words.table(rows):
+        table.add_row(*cells)
+    return table
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)

@@ -1,0 +1,154 @@
+"""A folder that appears under its final name only when it is whole, and synced.
+
+The work is done in OUT.partial, beside OUT: `OUT.partial/model` is filled and then renamed to OUT in one step;
+`OUT.partial/lock` is locked by the run that is at work, so that a second one is refused and a killed one's leftover is
+recognised and cleared. Knows nothing of models. Every OSError becomes an OutputError.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llm_expo.errors import OutputError
+from llm_expo.weights.files import reason, shown
+
+
+def refuse_output(out: Path, inputs: tuple[Path, ...]) -> None:
+    """Raise OutputError if `out` exists (as whatever), or is or lies in one of the input folders."""
+    if os.path.lexists(out):
+        raise OutputError(f"{shown(out)}: already exists; name a new folder, or remove it first")
+    # realpath, since Path.resolve raises a RuntimeError for a loop of links
+    place = Path(os.path.realpath(out))
+    for folder in inputs:
+        source = Path(os.path.realpath(folder))
+        if place.is_relative_to(source):
+            raise OutputError(f"{shown(out)}: lies in the input folder {shown(folder)}; inputs are never written to")
+        if source.is_relative_to(_work_folder(place)):
+            raise OutputError(f"{shown(folder)}: an input cannot lie where {shown(out)} is being made")
+
+
+@contextmanager
+def partial_folder(out: Path, nbytes: int) -> Iterator[Path]:
+    """Yield a new folder to fill; on leaving, sync it and rename it to `out`. On any error nothing of it remains.
+
+    out:    must not exist; missing parents are created (and removed again on an error).
+    nbytes: what is going to be written, at the least; refused beforehand where the disk has less.
+
+    Raises OutputError: exists by now, in use by another run, no space, forbidden, or any other OSError within.
+    """
+    # normalised, so that its name is a name, and absolute, in case the caller changes folders
+    out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link that `out` itself is)
+    work = _work_folder(out)
+    missing = [parent for parent in out.parents if not os.path.lexists(parent)]
+    done = False
+    try:
+        for parent in reversed(missing):
+            parent.mkdir(exist_ok=True)
+            _sync_folder(parent.parent)
+        with _locked(work, out):
+            try:
+                yield _begin(work, out, nbytes)
+                _finish(work / "model", out)
+                done = True
+            finally:
+                shutil.rmtree(work / "model", ignore_errors=True)
+    except OSError as error:
+        # Where the call had only a descriptor, as in write, there is no name: then it is about the output as a whole.
+        place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else out
+        raise OutputError(f"{shown(place)}: {reason(error)}; nothing was written to {shown(out)}") from error
+    finally:
+        if not done:
+            for parent in missing:
+                with suppress(OSError):
+                    parent.rmdir()
+
+
+@contextmanager
+def created(path: Path) -> Iterator[int]:
+    """Create a file and yield its descriptor; on leaving, sync and close it. Its mode honours the umask."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _work_folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+@contextmanager
+def _locked(work: Path, out: Path) -> Iterator[None]:
+    in_use = OutputError(f"{shown(out)}: another run is writing it (in {shown(work)})")
+    # A folder of that name which somebody else made is not ours to clear.
+    if os.path.lexists(work) and (
+        not work.is_dir() or work.is_symlink() or {entry.name for entry in work.iterdir()} - {"lock", "model"}
+    ):
+        raise OutputError(f"{shown(work)}: is in the way, and not a leftover of ours; move it")
+    work.mkdir(exist_ok=True)
+    lock = work / "lock"
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except FileNotFoundError:  # the other run finished between these two lines
+        raise in_use from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise in_use from None
+        try:
+            same = os.path.samestat(os.fstat(fd), lock.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:  # what was locked is no longer the lock: the other run removed it as it finished
+            raise in_use
+        try:
+            yield
+        finally:
+            # The lock goes while it is held, and the folder after it: see the test above.
+            with suppress(OSError):
+                lock.unlink()
+                work.rmdir()
+    finally:
+        os.close(fd)
+
+
+def _begin(work: Path, out: Path, nbytes: int) -> Path:
+    if os.path.lexists(out):
+        raise OutputError(f"{shown(out)}: already exists; name a new folder, or remove it first")
+    model = work / "model"
+    if os.path.lexists(model):
+        shutil.rmtree(model)
+    disk = shutil.disk_usage(work)
+    if disk.total and disk.free < nbytes:  # some network file systems say 0 of 0
+        raise OutputError(
+            f"{shown(out)}: not enough space, {nbytes / 1e9:.2f} GB are needed and {disk.free / 1e9:.2f} GB are free"
+        )
+    model.mkdir()
+    return model
+
+
+def _finish(model: Path, out: Path) -> None:
+    for folder, _, _ in os.walk(model, topdown=False):
+        _sync_folder(Path(folder))
+    # rename would replace an empty folder without a word
+    if os.path.lexists(out):
+        raise OutputError(f"{shown(out)}: was made by somebody else in the meantime")
+    model.rename(out)
+    _sync_folder(out.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot sync a folder say this
+            raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,228 @@
+"""The engine on tiny random models: what is generated, with which noise, and by which weights."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from llm_expo.errors import EngineError, PromptError
+from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine
+from llm_expo.generation.moving import InMemory, OnDisk, fits_in_memory
+from llm_expo.testing import WORDS, tiny_pair
+from llm_expo.weights import Direction, apply
+
+CPU = torch.device("cpu")
+SAMPLING = Sampling(max_tokens=12)
+
+
+def prompt(index: int) -> Prompt:
+    words = [WORDS[(index * 7 + place) % len(WORDS)] for place in range(1 + index % 5)]
+    return Prompt(f"p{index}", ({"role": "user", "content": " ".join(words)},))
+
+
+def requests(*indices: int, noise: str = "search") -> list[Request]:
+    return [Request(prompt(index), noise) for index in indices]
+
+
+@pytest.fixture
+def engine(pair) -> TransformersEngine:
+    return TransformersEngine(Direction.open(*pair), SAMPLING, device="cpu")
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        assert torch.equal(one[name].view(torch.uint8), other[name].view(torch.uint8)), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_live_weights_are_bit_for_bit_those_that_apply_writes(tmp_path, dtype):
+    theta0, theta1 = tiny_pair(tmp_path, dtype=dtype, shard_size="5KB")
+    direction = Direction.open(theta0, theta1)
+    live = InMemory(direction, CPU, False)
+    disk = OnDisk(direction, CPU, False, tmp_path / "scratch")
+    for index, alpha in enumerate((0.3, 8.0, -0.5, -1.0, 0.0, 0.3)):
+        apply(theta0, theta1, alpha, tmp_path / f"out{index}")
+        written = weights(AutoModelForCausalLM.from_pretrained(tmp_path / f"out{index}"))
+        assert_same_bits(weights(live.at(alpha)), written)
+        assert_same_bits(weights(disk.at(alpha)), written)
+    assert_same_bits(written, weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out0")))
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_live_weights_of_a_pair_with_two_dtypes(tmp_path):
+    theta0, _ = tiny_pair(tmp_path / "a", dtype="float32")
+    _, theta1 = tiny_pair(tmp_path / "b", dtype="bfloat16")
+    apply(theta0, theta1, 0.7, tmp_path / "out")
+    live = InMemory(Direction.open(theta0, theta1), CPU, False).at(0.7)
+    assert_same_bits(weights(live), weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_neox"])
+def test_live_weights_where_names_in_files_are_not_names_in_the_model(tmp_path, pair, family):
+    """transformers fuses Mixtral's experts while it loads; GPT-NeoX has buffers and another layout."""
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    folders = []
+    for side in (0, 1):
+        torch.manual_seed(side)
+        if family == "mixtral":
+            config = MixtralConfig(**small, num_key_value_heads=1, num_local_experts=4, vocab_size=40)
+            model = MixtralForCausalLM(config)
+        else:
+            model = GPTNeoXForCausalLM(GPTNeoXConfig(**small, vocab_size=40))
+        folder = tmp_path / f"{family}{side}"
+        model.to(torch.bfloat16).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(pair[0]).save_pretrained(folder)
+        folders.append(folder)
+    apply(*folders, 1.5, tmp_path / "out")
+    live = InMemory(Direction.open(*folders), CPU, False).at(1.5)
+    assert_same_bits(weights(live), weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out")))
+
+
+def test_tied_embeddings_move_once(tmp_path):
+    folders = tiny_pair(tmp_path, tied=True)
+    apply(*folders, 2.0, tmp_path / "out")
+    live = InMemory(Direction.open(*folders), CPU, False).at(2.0)
+    assert live.lm_head.weight.data_ptr() == live.model.embed_tokens.weight.data_ptr()
+    assert_same_bits(weights(live), weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out")))
+
+
+def test_a_pair_that_loads_differently_is_refused_in_memory(tmp_path):
+    """transformers unties embeddings whose two copies in a file differ: then theta0 and theta1 are not one model."""
+    theta0, theta1 = tiny_pair(tmp_path)
+    tensors = load_file(theta1 / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, theta1 / "model.safetensors", metadata={"format": "pt"})
+    for folder in (theta0, theta1):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    with pytest.raises(EngineError, match=r"lm_head.weight: .* --low-memory"):
+        InMemory(Direction.open(theta0, theta1), CPU, False)
+
+
+def test_memory_decides(tmp_path, pair, monkeypatch):
+    direction = Direction.open(*pair)
+    assert fits_in_memory(direction, CPU)
+    monkeypatch.setattr("llm_expo.generation.moving._available_memory", lambda: 1000.0)
+    assert not fits_in_memory(direction, CPU)
+
+
+def test_low_memory_gives_the_same_replies(pair, tmp_path, engine):
+    frugal = TransformersEngine(
+        Direction.open(*pair), SAMPLING, device="cpu", low_memory=True, scratch=tmp_path / "scratch"
+    )
+    for alpha in (0.0, 0.8):
+        assert list(frugal.generate(alpha, [requests(1, 2)])) == list(engine.generate(alpha, [requests(1, 2)]))
+
+
+def test_replies_repeat_and_alphas_differ(engine):
+    first = list(engine.generate(0.0, [requests(0, 1, 2), requests(3, 4)]))
+    assert [len(batch) for batch in first] == [3, 2]
+    moved = list(engine.generate(3.0, [requests(0, 1, 2), requests(3, 4)]))
+    assert moved != first
+    assert list(engine.generate(0.0, [requests(0, 1, 2), requests(3, 4)])) == first
+
+
+def test_noise_belongs_to_the_prompt_and_not_to_the_batch(engine):
+    """In float32 on a tiny model the arithmetic of other batch shapes does not reach the draw."""
+    [together] = engine.generate(0.0, [requests(0, 1, 2, 3, 4)])
+    [[alone]] = engine.generate(0.0, [requests(3)])
+    [[other]] = engine.generate(0.0, [requests(3, noise="confirm")])
+    assert together[3] == alone
+    assert other != alone
+
+
+def test_replies_are_those_of_plain_transformers_when_greedy(pair):
+    engine = TransformersEngine(
+        Direction.open(*pair),
+        Sampling(temperature=0, presence_penalty=0, frequency_penalty=0, max_tokens=12),
+        device="cpu",
+    )
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(pair[1]), AutoTokenizer.from_pretrained(pair[1])
+    [replies] = engine.generate(0.0, [requests(0, 1, 2, 3)])
+    for index, reply in enumerate(replies):
+        inputs = tokenizer.apply_chat_template(
+            list(prompt(index).messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = model.generate(**inputs, do_sample=False, max_new_tokens=12)
+        assert list(reply.tokens) == output[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_every_end_of_sequence_id_ends_a_reply(pair):
+    config = json.loads((pair[1] / "generation_config.json").read_text())
+    ends = list(range(1, 15))
+    (pair[1] / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": ends, "repetition_penalty": 9.0}))
+    engine = TransformersEngine(Direction.open(*pair), Sampling(max_tokens=40), device="cpu")
+    [replies] = engine.generate(0.0, [requests(*range(20))])
+    assert {reply.tokens[-1] for reply in replies} <= set(ends)
+    assert len({reply.tokens[-1] for reply in replies}) > 1
+    for reply in replies:
+        assert not set(reply.tokens[:-1]) & set(ends)
+        assert not reply.truncated
+
+
+def test_truncation_is_said(engine):
+    [replies] = engine.generate(0.0, [requests(*range(20))])
+    for reply in replies:
+        assert reply.truncated == (reply.tokens[-1] != 1)
+        assert len(reply.tokens) == 12 or not reply.truncated
+        assert "<|end|>" not in reply.text
+    assert {reply.truncated for reply in replies} == {True, False}
+
+
+def test_log_probabilities_are_those_of_one_plain_pass(engine, pair, monkeypatch):
+    [replies] = engine.generate(1.0, [requests(0, 1, 2, 3, 4)])
+    asked = [(prompt(index), reply.tokens) for index, reply in enumerate(replies)]
+    [values] = engine.log_probabilities(-1.0, [asked])
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(pair[0]), AutoTokenizer.from_pretrained(pair[0])
+    for (question, reply), value in zip(asked, values, strict=True):
+        text = tokenizer.apply_chat_template(list(question.messages), tokenize=False, add_generation_prompt=True)
+        head = tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            scores = model(torch.tensor([[*head, *reply]])).logits[0, len(head) - 1 : -1].log_softmax(-1)
+        assert value == pytest.approx(float(scores.gather(1, torch.tensor(reply)[:, None]).mean()), abs=1e-5)
+    monkeypatch.setattr("llm_expo.generation.transformers_engine._LOGIT_ELEMENTS", 1)
+    [one_by_one] = engine.log_probabilities(-1.0, [asked])
+    assert one_by_one == pytest.approx(values, abs=1e-5)
+
+
+def test_prompt_lengths_and_the_context(engine):
+    assert engine.prompt_lengths([prompt(0), prompt(1)]) == [4, 5]
+    long = Prompt("long", ({"role": "user", "content": "sun " * 250},))
+    with pytest.raises(PromptError, match="prompt long: its 253 tokens and a reply of 12 exceed the model's context of 256"):
+        engine.prompt_lengths([long])
+
+
+def test_a_model_without_chat_template(pair):
+    (pair[1] / "chat_template.jinja").unlink()
+    with pytest.raises(EngineError, match="theta1: has no chat template"):
+        TransformersEngine(Direction.open(*pair), SAMPLING)
+
+
+def test_a_template_that_refuses_a_prompt(pair):
+    (pair[1] / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
+    engine = TransformersEngine(Direction.open(*pair), SAMPLING, device="cpu")
+    with pytest.raises(PromptError, match="prompt p0: theta1's chat template refuses it: no system role"):
+        engine.prompt_lengths([prompt(0)])
+
+
+def test_a_checkpoint_with_missing_weights_is_not_filled_at_random(pair):
+    for folder in pair:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(EngineError, match=r"the model needs weights that the files do not hold: model.layers.2"):
+        TransformersEngine(Direction.open(*pair), SAMPLING)
+
+
+def test_an_unknown_architecture(pair):
+    for folder in pair:
+        (folder / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
+    with pytest.raises(EngineError, match="cannot be loaded|cannot load it"):
+        TransformersEngine(Direction.open(*pair), SAMPLING)

@@ -1,0 +1,70 @@
+"""Which pairs may be extrapolated, and what is said about those that may not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm_expo.errors import MismatchError
+from llm_expo.weights import Direction
+
+
+def open_pair(save, tmp_path: Path, initial: dict[str, torch.Tensor], aligned: dict[str, torch.Tensor]) -> Direction:
+    return Direction.open(save(tmp_path / "theta0", initial), save(tmp_path / "theta1", aligned))
+
+
+def test_every_mismatch_is_listed_at_once(save, tmp_path: Path) -> None:
+    direction = open_pair(
+        save,
+        tmp_path,
+        {"same": torch.zeros(2), "rows": torch.zeros(4, 2), "old": torch.zeros(1), "codes": torch.zeros(2).int()},
+        {"same": torch.zeros(2), "rows": torch.zeros(5, 2), "new": torch.zeros(1), "codes": torch.zeros(2).long()},
+    )
+    assert sorted(direction.mismatches()) == [
+        "codes: I32 in theta0, I64 in theta1",
+        "new: only in theta1",
+        "old: only in theta0",
+        "rows: shape [4, 2] in theta0, [5, 2] in theta1",
+    ]
+    with pytest.raises(MismatchError) as caught:
+        direction.check()
+    message = str(caught.value)
+    assert f"theta0 {tmp_path / 'theta0'} and theta1 {tmp_path / 'theta1'} do not match in 4 of 4 tensors" in message
+    assert all(each in message for each in direction.mismatches())
+    assert message.endswith("a vocabulary grew: give both models the same one")
+    assert "\n" not in message
+
+
+def test_float_types_may_differ(save, tmp_path: Path) -> None:
+    direction = open_pair(
+        save,
+        tmp_path,
+        {"a": torch.zeros(2), "b": torch.zeros(2).half(), "c": torch.zeros(2).double()},
+        {"a": torch.zeros(2).bfloat16(), "b": torch.zeros(2).bfloat16(), "c": torch.zeros(2).half()},
+    )
+    assert direction.mismatches() == []
+    direction.check()
+
+
+def test_float8_on_one_side_is_a_mismatch(save, tmp_path: Path) -> None:
+    before, after = {"a": torch.zeros(2)}, {"a": torch.zeros(2).to(torch.float8_e4m3fn)}
+    assert open_pair(save, tmp_path, before, after).mismatches() == ["a: F32 in theta0, F8_E4M3 in theta1"]
+
+
+def test_long_lists_end_in_a_count(save, tmp_path: Path) -> None:
+    direction = open_pair(
+        save, tmp_path, {f"old{i}": torch.zeros(1) for i in range(20)}, {f"new{i}": torch.zeros(1) for i in range(20)}
+    )
+    assert len(direction.mismatches()) == 40
+    with pytest.raises(
+        MismatchError, match=r"do not match in 40 of 20 tensors: .*; and 28 more\. theta0 must be the very"
+    ):
+        direction.check()
+
+
+def test_one_tied_side(save, tmp_path: Path) -> None:
+    before, after = {"embed": torch.zeros(3, 2)}, {"embed": torch.zeros(3, 2), "lm_head": torch.zeros(3, 2)}
+    with pytest.raises(
+        MismatchError, match=r"lm_head: only in theta1\. One tensor too many often means tied embeddings"
+    ):
+        open_pair(save, tmp_path, before, after).check()
