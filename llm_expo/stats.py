@@ -25,10 +25,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     import numpy as np
     from scipy.stats import t
 
+    n = len(a)
+    if n != len(b) or n < 2:
+        raise ValueError(f"a paired difference needs two sequences of one length, at least 2: {n}, {len(b)}")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    n = len(differences)
-    if len(a) != len(b) or n < 2:
-        raise ValueError(f"a paired difference needs two sequences of one length, at least 2: {len(a)}, {len(b)}")
     mean, se = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n)
     reach = float(t.ppf((1 + confidence) / 2, df=n - 1)) * se
     return Interval(mean, se, mean - reach, mean + reach, n)

@@ -147,7 +147,8 @@ def make_pairs(theta0: Path, samples: Path, out: Path) -> None:
 
 def train(theta0: Path, pairs: Path, run: Path, learning_rate: float, seed: int) -> None:
     """DPO of a LoRA adapter on all linear layers; checkpoints at SAVED_SHARES of the schedule."""
-    from datasets import Dataset
+    import trl.trainer.utils
+    from datasets import Dataset, concatenate_datasets
     from peft import LoraConfig
     from transformers import TrainerCallback, set_seed
     from transformers.trainer_utils import get_last_checkpoint
@@ -162,11 +163,21 @@ def train(theta0: Path, pairs: Path, run: Path, learning_rate: float, seed: int)
             control.should_save = state.global_step in saved_steps
             return control
 
+    # Off Triton, TRL scores every position, prompts included; those of the replies are enough
+    trl.trainer.utils._use_triton = lambda _device: True
+    reference = pairs.with_name("reference.jsonl")
+
     class TokenTrainer(DPOTrainer):
-        """Takes the pairs as the tokens that they already are."""
+        """Takes the pairs as the tokens that they already are, and theta0's log-probabilities from the run before."""
 
         def _prepare_dataset(self, dataset, *_):
             return dataset
+
+        def _precompute_ref_logps(self, dataset, *others):
+            if not reference.exists():
+                whole = super()._precompute_ref_logps(dataset, *others)
+                write_jsonl(reference, whole.select_columns(["ref_chosen_logps", "ref_rejected_logps"]).to_list())
+            return concatenate_datasets([dataset, Dataset.from_list(read_jsonl(reference))], axis=1)
 
     model, tokenizer = load(theta0)
     set_seed(seed)

@@ -5,6 +5,7 @@ among them, and answers with the next alpha or None to stop. It keeps no state, 
 the same way through whatever its rows say.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,8 +31,8 @@ class Grid:
     alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
 
     def __post_init__(self) -> None:
-        if not self.alphas:
-            raise StudyError("the grid holds no alpha")
+        if not self.alphas or not all(map(math.isfinite, self.alphas)):
+            raise StudyError(f"alphas are {_listed(self.alphas)}; they have to be finite numbers")
 
     def __call__(self, rewards: Mapping[float, float]) -> float | None:
         return next((alpha for alpha in self.alphas if alpha not in rewards), None)
@@ -41,10 +42,10 @@ class Grid:
 class Paper:
     """Coarse to fine, our reading of the paper's Appendix B; its text leaves the single steps open.
 
-    Two alphas one wide interval apart come first. Then, interval by interval, the best alpha so far is bracketed by
-    its neighbours among those tried and the halves of the bracket are searched, the half towards the better neighbour
-    first, each time at the multiple of the interval next to its middle, until both neighbours lie one interval away.
-    Above the largest alpha tried nothing is known, so there the search climbs while that one is the best.
+    Two alphas one wide interval apart come first; while the largest one tried is the best, the search climbs on by a wide
+    interval, or a quarter where that is more. Then, interval by interval, the best alpha so far is bracketed by its
+    neighbours among those tried and the halves of the bracket are searched, the half towards the better neighbour first,
+    each time at the multiple of the interval next to its middle, until both neighbours lie one interval away.
 
     With one peak at the paper's optimum and a steeper fall behind it than before it, this ends at 8 with (5, 1) and
     at 2.5 with (2, 1, 0.5), after the paper's five evaluations each.
@@ -53,10 +54,11 @@ class Paper:
     intervals: tuple[float, ...] = (2.0, 1.0, 0.5)
 
     def __post_init__(self) -> None:
-        falling = all(wide > narrow for wide, narrow in pairwise(self.intervals))
-        if not self.intervals or not falling or self.intervals[-1] <= 0:
-            listed = ", ".join(f"{interval:g}" for interval in self.intervals)
-            raise StudyError(f"intervals are {listed or 'missing'}; they have to be positive and fall from wide to narrow")
+        falling = all(wide > narrow > 0 for wide, narrow in pairwise((math.inf, *self.intervals)))
+        if not self.intervals or not falling:
+            raise StudyError(
+                f"intervals are {_listed(self.intervals)}; they have to be positive and fall from wide to narrow"
+            )
 
     def __call__(self, rewards: Mapping[float, float]) -> float | None:
         widest = self.intervals[0]
@@ -66,14 +68,14 @@ class Paper:
         best = max(rewards, key=lambda alpha: (rewards[alpha], -alpha))
         lower = max((alpha for alpha in rewards if alpha < best), default=None)
         upper = min((alpha for alpha in rewards if alpha > best), default=None)
-        for wider, interval in pairwise((widest, *self.intervals)):
+        if upper is None and best < LARGEST_ALPHA:
+            return _snap(best + max(widest, best / 4), widest)
+        for interval in self.intervals:
             halves: list[tuple[float, float]] = []  # (reward of the neighbour, alpha to try)
             if lower is not None and best - lower > 1.001 * interval:
                 halves.append((rewards[lower], _snap((lower + best) / 2, interval)))
             if upper is not None and upper - best > 1.001 * interval:
                 halves.append((rewards[upper], _snap((best + upper) / 2, interval)))
-            if upper is None and best < LARGEST_ALPHA:
-                halves.append((float("-inf"), _snap(best + max(wider / 2, interval), interval)))
             if halves:
                 return max(halves)[1]
         return None
@@ -81,6 +83,10 @@ class Paper:
 
 PRESETS = {"5,1": (5.0, 1.0), "2,1,0.5": (2.0, 1.0, 0.5), "0.1": (0.1,)}
 """The intervals that the paper used: for the 10 % model, the 20 % model, and the 40 % and fully trained ones."""
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers) or "missing"
 
 
 def _snap(alpha: float, interval: float) -> float:

@@ -61,9 +61,9 @@ def _lerp(initial: torch.Tensor, aligned: torch.Tensor, alpha: float, out: torch
 def one_thread() -> Iterator[None]:
     """Within, torch calculates on the calling thread alone.
 
-    For streaming: a chunk is a fraction of a millisecond's work, in which a team of threads gains little, and on a busy
-    machine loses everything (measured: 20 times slower), since it waits, spinning, for its slowest member after each call.
-    Sums do not depend on the number of cores this way, either.
+    For streaming: a chunk is a fraction of a millisecond's work. A team of threads gains little in it, and on a busy
+    machine loses everything (measured: 20 times slower), since after every call it waits, spinning, for its slowest
+    member. Nor do sums depend on the number of cores this way.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

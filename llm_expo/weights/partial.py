@@ -126,11 +126,13 @@ def _begin(work: Path, out: Path, nbytes: int) -> Path:
         shutil.rmtree(model)
     disk = shutil.disk_usage(work)
     if disk.total and disk.free < nbytes:  # some network file systems say 0 of 0
-        raise OutputError(
-            f"{shown(out)}: not enough space, {nbytes / 1e9:.2f} GB are needed and {disk.free / 1e9:.2f} GB are free"
-        )
+        raise OutputError(f"{shown(out)}: not enough space, {_size(nbytes)} are needed and {_size(disk.free)} are free")
     model.mkdir()
     return model
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _finish(model: Path, out: Path) -> None:

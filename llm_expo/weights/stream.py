@@ -15,8 +15,6 @@ from llm_expo.weights.kernel import extrapolate, first_not_finite
 from llm_expo.weights.reader import CHUNK, Buffer, Reader, refuse_not_finite
 from llm_expo.weights.tally import Measure, Tally
 
-Progress = Callable[[int], None]  # is told how many bytes have been written since the last call
-
 
 def write_exactly(fd: int, view: memoryview, offset: int) -> None:
     """Write all of `view` from `offset` on. Raises OSError."""
@@ -25,8 +23,8 @@ def write_exactly(fd: int, view: memoryview, offset: int) -> None:
         done += os.pwrite(fd, view[done:], offset + done)
 
 
-def stream_file(file: OutputFile, fd: int, reader: Reader, progress: Progress) -> Tally:
-    """Write one file of the plan to `fd` and tally its moved tensors.
+def stream_file(file: OutputFile, fd: int, reader: Reader, progress: Callable[[int], None]) -> Tally:
+    """Write one file of the plan to `fd` and tally its moved tensors; `progress` is told of the bytes as they go.
 
     Raises CheckpointError for an input that cannot be read, has changed, or holds NaN or infinity where it is moved,
     ExpoError for a result that overflows, OSError from writing.
@@ -42,13 +40,15 @@ def stream_file(file: OutputFile, fd: int, reader: Reader, progress: Progress) -
     return tally
 
 
-def _copy(step: Copy, fd: int, reader: Reader, progress: Progress) -> None:
+def _copy(step: Copy, fd: int, reader: Reader, progress: Callable[[int], None]) -> None:
     for at, view in reader.raw(step.source):
         write_exactly(fd, view, step.target.start + at)
         progress(len(view))
 
 
-def _move(step: Move, fd: int, reader: Reader, buffer: Buffer, measure: Measure, progress: Progress) -> Tally:
+def _move(
+    step: Move, fd: int, reader: Reader, buffer: Buffer, measure: Measure, progress: Callable[[int], None]
+) -> Tally:
     tally = Tally()
     for at, initial, aligned in reader.pairs(step.initial, step.aligned):
         result = extrapolate(initial, aligned, step.alpha, buffer.tensor(step.target.dtype, len(aligned)))

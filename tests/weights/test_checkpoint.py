@@ -281,7 +281,7 @@ def test_indexes_that_are_none(tmp_path: Path, raw: bytes) -> None:
 def test_a_tensor_in_two_shards(save, tmp_path: Path) -> None:
     folder = save(tmp_path / "m", {name: torch.zeros(1) for name in "ab"}, shards=2)
     save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, folder / "model-00002-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match="a lies in model-00001-of-00002.safetensors, but model-00002-of-00002"):
+    with pytest.raises(CheckpointError, match=r"a lies in model-00001-of-00002.safetensors, but model-00002-of-00002"):
         Checkpoint.open(folder)
 
 

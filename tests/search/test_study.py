@@ -1,0 +1,132 @@
+import sqlite3
+
+import pytest
+
+from llm_expo.errors import PromptError, StudyError
+from llm_expo.generation import Prompt, Reply
+from llm_expo.search import Study
+
+SETTINGS = {"seed": 42, "scorer": "fake"}
+ENVIRONMENT = {"torch": "2"}
+
+
+def prompts(n: int, start: int = 0) -> list[Prompt]:
+    return [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7)},)) for i in range(start, start + n)]
+
+
+def lengths(some):
+    return [len(prompt.messages[0]["content"].split()) for prompt in some]
+
+
+def enrol(study, some, extend=False, batch_size=4):
+    study.enrol(some, lengths, confirm_share=0.25, batch_size=batch_size, extend=extend)
+
+
+def test_split_and_batches_are_fixed_and_sorted_by_length(tmp_path):
+    with Study.open(tmp_path / "s") as study:
+        study.settle(SETTINGS, ENVIRONMENT)
+        enrol(study, prompts(40))
+        search, confirm = study.prompts("search"), study.prompts("confirm")
+        batches = study.unanswered(0.0, "search")
+    assert (len(search), len(confirm)) == (30, 10)
+    assert {p.id for p in search}.isdisjoint(p.id for p in confirm)
+    assert [len(batch) for batch in batches] == [4] * 7 + [2]
+    assert lengths(search) == sorted(lengths(search), reverse=True)
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, list(reversed(prompts(40))))
+        assert study.prompts("search") == search
+        assert study.unanswered(0.0, "search") == batches
+
+
+def test_extending_keeps_the_old_batches(tmp_path):
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(40))
+        before = {part: study.unanswered(0.0, part) for part in ("search", "confirm")}
+        enrol(study, prompts(20, start=40), extend=True)
+        for part, batches in before.items():
+            assert study.unanswered(0.0, part)[: len(batches)] == batches
+        assert len(study.prompts("search")) + len(study.prompts("confirm")) == 60
+        enrol(study, prompts(40))  # the first file, resumed
+        enrol(study, prompts(60))  # both, resumed
+        with pytest.raises(StudyError, match="the study has 60 prompts; of the 5 given now, 0 are not among them"):
+            enrol(study, prompts(5))
+        with pytest.raises(StudyError, match="of the 70 given now, 10 are not among them; .* --extend"):
+            enrol(study, prompts(70))
+        with pytest.raises(PromptError, match="p3: stands in the study with another text"):
+            enrol(study, [Prompt("p3", ({"role": "user", "content": "other"},))], extend=True)
+
+
+def test_too_few_prompts(tmp_path):
+    with Study.open(tmp_path / "s") as study, pytest.raises(PromptError, match="3 prompts are too few: 2 to search"):
+        enrol(study, prompts(3))
+
+
+def test_rows_come_back_as_they_went_in(tmp_path):
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(40))
+        [first, *_] = study.unanswered(0.5, "search")
+        replies = [Reply(f"text {prompt.id} \x00 \ud7ff 😀", (1, 2, 3), truncated=False) for prompt in first]
+        study.add_replies(0.5, first, replies, seconds=2.0)
+        assert first not in study.unanswered(0.5, "search")
+        assert first in study.unanswered(0.25, "search")
+        [unscored] = study.unscored("fake", 0.5, "search")
+        assert [completion.reply for completion in unscored] == replies
+        assert unscored[0].conversation[-1] == {"role": "assistant", "content": replies[0].text}
+        study.add_rewards("fake", unscored, [1.0, 2.0, 3.0, 4.0], seconds=0.5)
+        assert study.unscored("fake", 0.5, "search") == []
+        assert len(study.unscored("other", 0.5, "search")) == 1
+        assert study.replies(0.5, "search") == replies
+        with pytest.raises(KeyError):
+            study.rewards("fake", 0.5, "search")
+        assert study.costs() == {"generate": (2.0, 12), "score fake": (0.5, 0)}
+
+
+def test_a_batch_is_committed_whole_or_not_at_all(tmp_path):
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(40))
+        [first, *_] = study.unanswered(0.0, "search")
+        bad = [Reply("fine", (1,), False)] * 3 + [Reply("no text", (object(),), False)]
+        with pytest.raises(TypeError):
+            study.add_replies(0.0, first, bad, seconds=1.0)
+        with pytest.raises(sqlite3.IntegrityError):
+            study.add_replies(0.0, [*first[:3], first[0]], [Reply("x", (1,), False)] * 4, seconds=1.0)
+        assert study.unanswered(0.0, "search")[0] == first
+        assert study.costs() == {}
+
+
+def test_other_settings_are_named_with_both_values(tmp_path, caplog):
+    with Study.open(tmp_path / "s") as study:
+        study.settle(SETTINGS, ENVIRONMENT)
+    with Study.open(tmp_path / "s") as study:
+        study.settle(SETTINGS, ENVIRONMENT)
+        with pytest.raises(StudyError, match="seed was 42 when the study began and is now 43; give the old value"):
+            study.settle({**SETTINGS, "seed": 43}, ENVIRONMENT)
+        study.settle(SETTINGS, {"torch": "3"})
+    assert "torch was 2 when the study began and is now 3" in caplog.text
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with Study.open(tmp_path / "s"):
+        with pytest.raises(StudyError, match="another process has this study open"), Study.open(tmp_path / "s"):
+            pass
+    with Study.open(tmp_path / "s"):
+        pass
+
+
+def test_foreign_folders_and_files(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for name in ("other", "file"):
+        with pytest.raises(StudyError, match="exists and is no study"), Study.open(tmp_path / name):
+            pass
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.sqlite").write_bytes(b"not a database at all, but long enough to look at" * 100)
+    with pytest.raises(StudyError, match="study.sqlite: file is not a database"), Study.open(tmp_path / "s"):
+        pass
+    (tmp_path / "later").mkdir()
+    database = sqlite3.connect(tmp_path / "later" / "study.sqlite")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 1"), Study.open(tmp_path / "later"):
+        pass
