@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse itself exits with 2 on wrong usage.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="llm-expo: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="llm-expo: %(message)s", stream=sys.stderr)
+    logging.getLogger("llm_expo").setLevel(logging.INFO)
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         run(arguments)
@@ -78,17 +79,16 @@ def _search(arguments: argparse.Namespace) -> None:
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
     sampling = Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
     strategy = Paper(arguments.intervals) if arguments.strategy == "paper" else Grid(arguments.alphas)
-    scorer = scorer_from(arguments.scorer, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
     direction = Direction.open(arguments.theta0, arguments.theta1)
-    terminal.note(f"{len(prompts)} prompts; loading both checkpoints")
     engine = TransformersEngine(
         direction,
         sampling,
         device=arguments.device,
-        low_memory=arguments.low_memory or None,
+        low_memory=arguments.low_memory,
         scratch=arguments.out / "scratch",
         trust_remote_code=arguments.trust_remote_code,
     )
+    scorer = scorer_from(arguments.scorer, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
     with terminal.search_watched() as watch:
         outcome = search(
             direction,

@@ -4,10 +4,12 @@ The sampling is ours, because `generate` has no presence or frequency penalty an
 else about generation (cache, masks, positions, stopping) is left to transformers.
 """
 
+import logging
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 import transformers
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
 import llm_expo
@@ -26,6 +28,8 @@ from llm_expo.generation.noise import stream
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
 from llm_expo.weights import Direction, fingerprint
+
+logger = logging.getLogger(__name__)
 
 _LOGIT_ELEMENTS = 1 << 26
 """Logits held at once while log-probabilities are read: 256 MiB in float32."""
@@ -38,8 +42,8 @@ class TransformersEngine:
         direction: the pair; it has to match (`Direction.check`).
         sampling: how replies are drawn.
         device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
-        low_memory: never hold both checkpoints in memory; None decides by what is free.
-        scratch: where theta(alpha) is written in that case.
+        low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
+        scratch: the folder for that.
         trust_remote_code: let the checkpoints' own Python code run.
     """
 
@@ -49,30 +53,50 @@ class TransformersEngine:
         sampling: Sampling,
         *,
         device: str | None = None,
-        low_memory: bool | None = None,
+        low_memory: bool = False,
         scratch: Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         direction.check()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+        self._direction = direction
         self._sampling = sampling
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._low_memory = low_memory
+        self._scratch = scratch or Path.cwd()
+        self._trust_remote_code = trust_remote_code
+        self._tokenizer = _tokenizer(direction.aligned.path, trust_remote_code)
+        self._config = _config(direction.aligned.path, trust_remote_code)
         self._settings: dict[str, Json] = {
             "engine": "transformers",
             "theta0": fingerprint(direction.initial),
             "theta1": fingerprint(direction.aligned),
             **asdict(sampling),
         }
-        self._tokenizer = _tokenizer(direction.aligned.path, trust_remote_code)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if low_memory is None:
-            low_memory = not fits_in_memory(direction, self._device)
-        self._live: LiveModel
-        if low_memory:
-            self._live = OnDisk(direction, self._device, trust_remote_code, scratch or Path.cwd())
-        else:
-            self._live = InMemory(direction, self._device, trust_remote_code)
-        self._stops = self._end_of_sequence()
+
+    @cached_property
+    def _live(self) -> LiveModel:
+        """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
+        pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
+        if self._low_memory or not fits_in_memory(pair, self._device):
+            logger.info("writing each theta(alpha) to %s and loading it from there", self._scratch)
+            return OnDisk(pair, self._device, self._trust_remote_code, self._scratch)
+        logger.info("loading both checkpoints into memory, %.2f GB", size / 1e9)
+        return InMemory(pair, self._device, self._trust_remote_code)
+
+    @cached_property
+    def _stops(self) -> list[int]:
+        """Every id that theta1's generation config ends at; its config's or tokenizer's where it names none."""
+        try:
+            generation = GenerationConfig.from_pretrained(self._direction.aligned.path)
+        except OSError:  # a folder without one
+            generation = None
+        for source in (generation, self._config, self._tokenizer):
+            ids = getattr(source, "eos_token_id", None)
+            if ids is not None:
+                return list(ids) if isinstance(ids, list | tuple) else [ids]
+        raise EngineError("theta1 names no end-of-sequence token; add eos_token_id to its generation_config.json")
 
     @property
     def settings(self) -> dict[str, Json]:
@@ -91,7 +115,7 @@ class TransformersEngine:
 
     def prompt_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         lengths = [len(self._encode(prompt)) for prompt in prompts]
-        limit = getattr(self._live.at(0.0).config.get_text_config(), "max_position_embeddings", None)
+        limit = getattr(self._config, "max_position_embeddings", None)
         for prompt, length in zip(prompts, lengths, strict=True):
             if limit is not None and length + self._sampling.max_tokens > limit:
                 raise PromptError(
@@ -131,7 +155,7 @@ class TransformersEngine:
         for batch in batches:
             rows = [(self._encode(prompt), list(reply)) for prompt, reply in batch]
             longest = max(len(prompt) + len(reply) for prompt, reply in rows)
-            at_once = max(1, _LOGIT_ELEMENTS // (longest * model.config.get_text_config().vocab_size))
+            at_once = max(1, _LOGIT_ELEMENTS // (longest * self._config.vocab_size))
             values: list[float] = []
             for start in range(0, len(rows), at_once):
                 part = rows[start : start + at_once]
@@ -170,16 +194,6 @@ class TransformersEngine:
         tokens = row[:end]
         return Reply(self._tokenizer.decode(tokens, skip_special_tokens=True), tuple(tokens), truncated=end is None)
 
-    def _end_of_sequence(self) -> list[int]:
-        """Every id that theta1's generation config ends at; its config's or tokenizer's where it names none."""
-        model = self._live.at(0.0)
-        sources = (model.generation_config, model.config.get_text_config(), self._tokenizer)
-        for source in sources:
-            ids = getattr(source, "eos_token_id", None)
-            if ids is not None:
-                return list(ids) if isinstance(ids, list | tuple) else [ids]
-        raise EngineError("theta1 names no end-of-sequence token; add eos_token_id to its generation_config.json")
-
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]
     """Draws the next token with `sample` and leaves only it possible."""
@@ -203,6 +217,13 @@ def _out_of_memory_named(batch: int) -> Iterator[None]:
         raise EngineError(
             f"the device is out of memory at a batch of {batch}; lower --batch-size or --max-tokens"
         ) from None
+
+
+def _config(path: Path, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise EngineError(f"{path}: its config cannot be loaded: {' '.join(str(error).split())}") from None
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> Any:

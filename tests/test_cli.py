@@ -1,0 +1,259 @@
+"""The verbs as a user types them: what they print, and what they say of bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llm_expo.cli import main
+from llm_expo.testing import tiny_pair
+
+LENGTH = "function:rewards_for_tests:length"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A working directory with a tiny pair, prompts and scorers."""
+    tiny_pair(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["the cat", "a red dog runs", "sea", "old tree sleeps here now", "good sun", "bad one sings"]
+    lines = [json.dumps({"prompt": f"{words[i % 6]} {words[i // 6]}"}) for i in range(36)]
+    Path("prompts.jsonl").write_text("\n".join(lines))
+    Path("rewards_for_tests.py").write_text(
+        "def length(c): return [len(m[-1]['content'].split()) for m in c]\n"
+        "def broken(c): raise RuntimeError('the judge is\\nasleep')\n"
+        "def nan(c): return [float('nan')] * len(c)\n"
+    )
+    yield tmp_path
+    sys.modules.pop("rewards_for_tests", None)
+
+
+def search(*options: str) -> list[str]:
+    return (
+        "search theta0 theta1 --prompts prompts.jsonl --max-tokens 8 --alphas 0.5,2 --device cpu --out study --scorer".split()
+        + [LENGTH, *options]
+    )
+
+
+def refused(capsys, arguments: list[str]) -> str:
+    """Run a verb that has to fail: the one line that it says, without its prefix."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    [line] = [line for line in err.splitlines() if not line.startswith(("llm-expo: loading", "search, alpha"))]
+    return line.removeprefix("llm-expo: error: ")
+
+
+def test_apply_writes_a_model_that_loads(place, capsys):
+    assert main("apply theta0 theta1 --alpha 0.5 --out moved".split()) == 0
+    out = capsys.readouterr().out
+    assert "moved: 21 tensors moved, 0 copied" in out
+    assert "realised alpha 0.5" in out
+    _, info = AutoModelForCausalLM.from_pretrained("moved", output_loading_info=True)
+    assert not any(info.values())
+    assert AutoTokenizer.from_pretrained("moved").chat_template
+    assert main("apply theta0 theta1 --alpha -0.5 --out back --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["moved"] == 21
+
+
+def test_apply_dry_run_writes_nothing(place, capsys):
+    before = sorted(place.iterdir())
+    assert main("apply theta0 theta1 --alpha 0.5 --out moved --dry-run".split()) == 0
+    assert main("apply theta0 theta1 --alpha 0.5 --dry-run".split()) == 0
+    out = capsys.readouterr().out
+    assert "alpha 0.5: 21 tensors to move, 0 to copy" in out
+    assert "move  model.embed_tokens.weight  27x16  (F32, alpha 0.5)" in out
+    assert sorted(place.iterdir()) == before
+
+
+def test_compare_prints_the_papers_figures(place, capsys):
+    assert main("compare theta0 theta1".split()) == 0
+    out = capsys.readouterr().out
+    for words in ("norm of theta1 - theta0", "per square root of the count", "relative to theta0's norm", "mismatches: none"):
+        assert words in out
+    assert main("compare theta0 theta1 --json".split()) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["norm_per_root_element"] == pytest.approx(figures["norm"] / figures["elements"] ** 0.5)
+    assert 0.05 < figures["norm_per_root_element"] < 0.2
+
+
+def test_search_goes_all_the_way_and_resumes(place, capsys):
+    assert main(search("--write", "always")) == 0
+    out = capsys.readouterr().out
+    for words in ("Search: 24 prompts", "Confirmation: 12 other prompts", "alpha -1 (theta0)", "The report is in study/report.md"):
+        assert words in out
+    assert {"report.md", "report.json", "study.sqlite"} <= {path.name for path in Path("study").iterdir()}
+    report = json.loads(Path("study/report.json").read_text())
+    if report["choice"] != 0:
+        assert AutoModelForCausalLM.from_pretrained("study/model") is not None
+        assert "theta(" in Path("study/model/README.md").read_text()
+    assert main(search("--write", "always", "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == report
+
+
+def test_search_extends_a_study(place, capsys):
+    assert main(search("--limit", "24", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["search"][0]["prompts"] == 16
+    assert "24 prompts; of the 36 given now, 12 are not among them" in refused(capsys, search())
+    assert main(search("--extend", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["search"][0]["prompts"] == 24
+
+
+@pytest.mark.parametrize("verb", ["apply", "compare", "search"])
+def test_bad_checkpoints(place, capsys, verb):
+    rest = {"apply": "--alpha 1 --out moved", "compare": "", "search": " ".join(search()[3:])}[verb].split()
+    assert "absent: no such folder" in refused(capsys, [verb, "absent", "theta1", *rest])
+    assert "is not a folder" in refused(capsys, [verb, "theta0", "prompts.jsonl", *rest])
+    Path("empty").mkdir()
+    assert "no model.safetensors" in refused(capsys, [verb, "theta0", "empty", *rest])
+    shutil.copytree("theta1", "short")
+    os.truncate("short/model.safetensors", 5000)
+    assert "truncated" in refused(capsys, [verb, "theta0", "short", *rest])
+    assert not Path("moved").exists() and not Path("study").exists()
+
+
+@pytest.mark.parametrize("verb", ["apply", "search"])
+def test_mismatched_tensors_are_all_named(place, capsys, verb, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    tiny_pair(other)
+    model = AutoModelForCausalLM.from_pretrained(other / "theta1")
+    model.resize_token_embeddings(30)
+    model.save_pretrained("grown")
+    AutoTokenizer.from_pretrained("theta1").save_pretrained("grown")
+    rest = {"apply": "--alpha 1 --out moved".split(), "search": search()[3:]}[verb]
+    line = refused(capsys, [verb, "theta0", "grown", *rest])
+    assert "lm_head.weight: shape [27, 16] in theta0, [30, 16] in theta1" in line
+    assert "model.embed_tokens.weight: shape" in line
+    assert not Path("moved").exists() and not Path("study").exists()
+
+
+def test_bad_alphas(place, capsys):
+    for alpha in ("nan", "inf", "-inf", "1e39"):
+        assert "alpha must be a finite number" in refused(capsys, ["apply", "theta0", "theta1", f"--alpha={alpha}", "--out", "x"])
+        assert not Path("x").exists()
+    assert "alphas are 0.5, nan" in refused(capsys, search("--alphas", "0.5,nan"))
+    assert "intervals are 1, 2" in refused(capsys, search("--strategy", "paper", "--intervals", "1,2"))
+
+
+def test_existing_outputs(place, capsys):
+    Path("moved").mkdir()
+    Path("moved/keep").touch()
+    assert "moved: already exists" in refused(capsys, "apply theta0 theta1 --alpha 1 --out moved".split())
+    assert "lies in the input folder" in refused(capsys, "apply theta0 theta1 --alpha 1 --out theta1/new".split())
+    assert "--out is missing" in refused(capsys, "apply theta0 theta1 --alpha 1".split())
+    assert "moved: exists and is no study" in refused(capsys, search("--out", "moved"))
+    assert [path.name for path in Path("moved").iterdir()] == ["keep"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "prompts.jsonl: holds no prompts"),
+        ('{"prompt": "a"}\n{"prompt": 3}', "prompts.jsonl, line 2: the prompt is a number"),
+        ('{"prompt": "a"}\n{"prompt": ', "prompts.jsonl, line 2: not JSON"),
+        ('{"prompt": "a"}', "1 prompts are too few"),
+        (json.dumps({"prompt": "sun " * 300}) + '\n{"prompt": "a"}' * 9, "tokens and a reply of 8 exceed the model's context"),
+    ],
+)
+def test_bad_prompts(place, capsys, content, words):
+    content = content.replace('"a"}\n{"prompt": "a"', '"a"}\n{"prompt": "a"')
+    lines = [line.replace('"a"', f'"a {index}"') for index, line in enumerate(content.split("\n"))]
+    Path("prompts.jsonl").write_text("\n".join(lines))
+    assert words in refused(capsys, search())
+
+
+@pytest.mark.parametrize(
+    ("scorer", "words"),
+    [
+        ("function:rewards_for_tests:broken", "RuntimeError: the judge is asleep (.*rewards_for_tests.py, line 2)"),
+        ("function:rewards_for_tests:nan", "returned nan for the reply"),
+        ("function:rewards_for_tests:absent", "has no absent"),
+        ("reward-model:absent", "reward-model:absent: cannot be loaded"),
+        ("judge", "'judge' is no scorer"),
+    ],
+)
+def test_bad_scorers(place, capsys, scorer, words):
+    import re
+
+    assert re.search(words.replace("(.*", r"\(.*").replace("2)", r"2\)"), refused(capsys, search("--scorer", scorer)))
+    if scorer.endswith("broken"):  # what was generated before is kept
+        import sqlite3
+
+        with sqlite3.connect("study/study.sqlite") as database:
+            assert database.execute("SELECT count(*) FROM completions").fetchone()[0] == 24
+
+
+def test_a_study_with_other_settings(place, capsys):
+    assert main(search()) == 0
+    assert "seed was 42 when the study began and is now 43" in refused(capsys, search("--seed", "43"))
+    assert "theta0 was" in refused(capsys, [*search()[:1], "theta1", *search()[2:]])
+    assert "scorer was" in refused(capsys, search("--scorer", "function:rewards_for_tests:nan"))
+
+
+def test_a_model_without_chat_template(place, capsys):
+    Path("theta1/chat_template.jinja").unlink()
+    assert "theta1: has no chat template" in refused(capsys, search())
+
+
+def test_settings_out_of_range(place, capsys):
+    assert "top_p is 2.0; it has to be above 0 and at most 1" in refused(capsys, search("--top-p", "2"))
+    assert "share of prompts" in refused(capsys, search("--confirm-share", "1.5"))
+    assert "no-such-device" in refused(capsys, search("--device", "no-such-device"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["no-such-verb"], ["apply", "a"], "apply a b --alpha x --out c".split(), search("--batch-size", "0"),
+     search("--alphas", "1,x"), search("--limit", "-3"), search("--strategy", "guess")],
+)  # fmt: skip
+def test_wrong_usage_is_status_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as stopped:
+            main([option])
+        assert stopped.value.code == 0
+    assert "llm-expo 0.1.0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_as_one_that_ran_through(place, capsys):
+    """The command itself, killed with SIGKILL at several moments of real generation."""
+    command = [sys.executable, "-m", "llm_expo.cli", *search("--max-tokens", "40", "--batch-size", "4")]
+    kills = 0
+    for moment in range(40):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        database = Path("study/study.sqlite")
+        # Not before the study is there: until then there is nothing to lose.
+        while process.poll() is None and not database.exists():
+            time.sleep(0.02)
+        try:
+            process.wait(0.3 + 0.15 * (moment % 7))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            break
+    assert kills >= 3
+    assert main(search("--max-tokens", "40", "--batch-size", "4", "--json")) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert main(search("--max-tokens", "40", "--batch-size", "4", "--out", "whole", "--json")) == 0
+    whole = json.loads(capsys.readouterr().out)
+    for record in (resumed, whole):
+        for key in ("study", "model", "costs"):
+            del record[key]
+    assert resumed == whole
