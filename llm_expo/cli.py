@@ -79,16 +79,17 @@ def _search(arguments: argparse.Namespace) -> None:
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
     sampling = Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
     strategy = Paper(arguments.intervals) if arguments.strategy == "paper" else Grid(arguments.alphas)
+    device = _device(arguments.device)
     direction = Direction.open(arguments.theta0, arguments.theta1)
     engine = TransformersEngine(
         direction,
         sampling,
-        device=arguments.device,
+        device=device,
         low_memory=arguments.low_memory,
         scratch=arguments.out / "scratch",
         trust_remote_code=arguments.trust_remote_code,
     )
-    scorer = scorer_from(arguments.scorer, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    scorer = scorer_from(arguments.scorer, device=device, trust_remote_code=arguments.trust_remote_code)
     with terminal.search_watched() as watch:
         outcome = search(
             direction,
@@ -119,6 +120,19 @@ def _demo(arguments: argparse.Namespace) -> None:
     command = ["search", str(theta0), str(theta1), *SEARCH_OPTIONS, "--out", str(arguments.out / "study")]
     terminal.note(f"$ llm-expo {' '.join(command)}")
     _search(_parser().parse_args(command))
+
+
+def _device(name: str | None) -> str:
+    """The device that was asked for, if this machine has it; else a GPU if there is one."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ExpoError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
 
 
 def _print_json(record: dict[str, Any]) -> None:
@@ -172,7 +186,9 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         help="reward-model:PATH_OR_ID (sequence classification, raw logit) or function:package.module:name "
         "(conversations to floats)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="STUDY", help="study folder; an unfinished one goes on")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="STUDY", help="study folder; an unfinished one goes on"
+    )
     parser.add_argument(
         "--prompts",
         metavar="FILE",
@@ -185,7 +201,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--strategy", choices=("grid", "paper"), default="grid", help="default: %(default)s")
     parser.add_argument(
-        "--alphas", type=_numbers, default=(0.1, 0.2, 0.3, 0.4, 0.5), metavar="A,B,...", help="default: 0.1 to 0.5 by 0.1"
+        "--alphas",
+        type=_numbers,
+        default=(0.1, 0.2, 0.3, 0.4, 0.5),
+        metavar="A,B,...",
+        help="default: 0.1 to 0.5 by 0.1",
     )
     parser.add_argument(
         "--intervals",

@@ -80,7 +80,9 @@ def show_plan(extrapolation: Extrapolation) -> None:
 
 
 def show_written(written: Written) -> None:
-    print(f"{written.path}: {written.moved} tensors moved, {written.copied} copied, {written.nbytes / 1e9:.3f} GB", end="")
+    print(
+        f"{written.path}: {written.moved} tensors moved, {written.copied} copied, {written.nbytes / 1e9:.3f} GB", end=""
+    )
     print(f" in {written.seconds:.1f} s")
     if written.share_differing is not None:
         print(f"{written.share_differing:.1%} of the weights differ between theta0 and theta1", end="")

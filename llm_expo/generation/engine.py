@@ -6,7 +6,6 @@ from typing import Protocol
 
 from llm_expo.generation.prompts import Prompt
 
-
 Json = str | int | float | bool | None
 
 
@@ -50,4 +49,4 @@ class Engine(Protocol):
     def log_probabilities(
         self, alpha: float, batches: Iterable[Sequence[tuple[Prompt, Sequence[int]]]]
     ) -> Iterator[list[float]]:
-        """Mean log-probability per reply token (nats, temperature 1, no filters) of given replies under theta(alpha)."""
+        """Mean log-probability per token of given replies under theta(alpha): nats, temperature 1, no filters."""

@@ -21,6 +21,7 @@ from llm_expo.weights import Checkpoint, Direction, plan, write
 from llm_expo.weights.kernel import extrapolate
 from llm_expo.weights.reader import TORCH_DTYPES
 
+
 class LiveModel(Protocol):
     """One loaded model, wherever on the line it is asked to be."""
 
@@ -43,8 +44,8 @@ class InMemory:
             shapes = [side[name].shape if name in side else None for side in (self._initial, self._aligned, live)]
             if len(set(shapes)) > 1:
                 raise EngineError(
-                    f"{name}: is {_shown(shapes[0])} in theta0 as transformers loads it and {_shown(shapes[1])} in theta1; "
-                    f"one of them may have tied embeddings; --low-memory does without matching them"
+                    f"{name}: as transformers loads it, is {_shown(shapes[0])} in theta0 and {_shown(shapes[1])} in "
+                    f"theta1; one of them may have tied embeddings; --low-memory does without matching them"
                 )
         self._alpha: float | None = 0.0
 
@@ -98,14 +99,17 @@ class OnDisk:
 
 
 def load(
-    path: Path, device: torch.device, trust_remote_code: bool, dtype: torch.dtype | str = "auto"
+    path: Path, device: torch.device, trust_remote_code: bool, dtype: torch.dtype | str | None = "auto"
 ) -> PreTrainedModel:
     """The causal language model of a folder, whole or not at all: transformers fills in missing weights at random."""
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "output_loading_info": True}
+    loaded: Any  # the pair of model and loading report that `output_loading_info` makes of it, unknown to its type
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise EngineError(f"{path}: transformers cannot load it: {' '.join(str(error).split())}") from None
+    model, info = loaded
     incomplete = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if incomplete:
         named = ", ".join(incomplete[:6]) + (f" and {len(incomplete) - 6} more" if len(incomplete) > 6 else "")

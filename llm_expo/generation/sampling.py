@@ -69,14 +69,13 @@ def sample(logits: "Tensor", replies: "Tensor", streams: "Tensor", sampling: Sam
 
 
 def _penalise(logits: "Tensor", replies: "Tensor", sampling: Sampling) -> None:
-    """vLLM's definition: over the reply's own tokens, not the prompt's, once if present and once for each occurrence."""
-    import torch
+    """vLLM's definition: for the reply's own tokens, not the prompt's; once if present, once for each occurrence."""
 
     if sampling.presence_penalty:
         present = logits.gather(1, replies) - sampling.presence_penalty
         logits.scatter_(1, replies, present)
     if sampling.frequency_penalty:
-        each = torch.full(replies.shape, -sampling.frequency_penalty, dtype=logits.dtype, device=logits.device)
+        each = logits.new_full(replies.shape, -sampling.frequency_penalty)
         logits.scatter_add_(1, replies, each)
 
 

@@ -139,7 +139,8 @@ class TransformersEngine:
             rows = [self._encode(request.prompt) for request in batch]
             inputs, mask = self._pad_left(rows)
             streams = torch.tensor(
-                [stream(self._sampling.seed, request.prompt.id, request.noise) for request in batch], device=self._device
+                [stream(self._sampling.seed, request.prompt.id, request.noise) for request in batch],
+                device=self._device,
             )
             draw = _Draw(self._sampling, streams, inputs.shape[1])
             with torch.inference_mode(), _out_of_memory_named(len(batch)):
@@ -195,7 +196,7 @@ class TransformersEngine:
         return Reply(self._tokenizer.decode(tokens, skip_special_tokens=True), tuple(tokens), truncated=end is None)
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]
+class _Draw(LogitsProcessor):
     """Draws the next token with `sample` and leaves only it possible."""
 
     def __init__(self, sampling: Sampling, streams: Tensor, prompt_length: int) -> None:

@@ -35,18 +35,21 @@ def as_markdown(outcome: Outcome) -> str:
 
 def model_card(outcome: Outcome) -> str:
     """README.md of the model folder."""
-    return "\n\n".join(
-        [
-            "---\nlibrary_name: transformers\ntags:\n- model-extrapolation\n- expo\n---",
-            f"# theta({outcome.choice:g})",
-            f"theta1 + {outcome.choice:g} * (theta1 - theta0), made without training by model extrapolation "
-            "(ExPO, arXiv 2404.16792) with llm-expo. The two checkpoints are named in llm_expo.json; the licence and "
-            "the limits of theta1 hold for this model as well.",
-            f"**{words.decision(outcome)[0]}**",
-            _table(outcome.confirm),
-            words.HOW_TO_READ,
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "---\nlibrary_name: transformers\ntags:\n- model-extrapolation\n- expo\n---",
+                f"# theta({outcome.choice:g})",
+                f"theta1 + {outcome.choice:g} * (theta1 - theta0), made without training by model extrapolation "
+                "(ExPO, arXiv 2404.16792) with llm-expo. The two checkpoints are named in llm_expo.json; the licence "
+                "and the limits of theta1 hold for this model as well.",
+                f"**{words.decision(outcome)[0]}**",
+                _table(outcome.confirm),
+                words.HOW_TO_READ,
+            ]
+        )
+        + "\n"
+    )
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -1,7 +1,6 @@
 """A report's files: report.json and report.md in the study, and the card beside the model."""
 
 import json
-import os
 from pathlib import Path
 
 from llm_expo.errors import OutputError
@@ -24,7 +23,7 @@ def _replace(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None

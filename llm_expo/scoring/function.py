@@ -23,7 +23,7 @@ class FunctionScorer:
             return [float(value) for value in self._function(list(conversations))]
         except ExpoError:
             raise
-        except Exception as error:  # noqa: BLE001 (the user's code may raise anything)
+        except Exception as error:
             where = error.__traceback__
             while where is not None and where.tb_next is not None:
                 where = where.tb_next

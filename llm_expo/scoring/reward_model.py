@@ -56,9 +56,11 @@ class RewardModelScorer:
         values = [0.0] * len(rows)
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            inputs = self._tokenizer.pad({"input_ids": [rows[row] for row in batch]}, return_tensors="pt") if (
-                len(batch) > 1
-            ) else {"input_ids": torch.tensor([rows[batch[0]]])}
+            inputs = (
+                self._tokenizer.pad({"input_ids": [rows[row] for row in batch]}, return_tensors="pt")
+                if (len(batch) > 1)
+                else {"input_ids": torch.tensor([rows[batch[0]]])}
+            )
             with torch.inference_mode():
                 logits = self._model(**{name: tensor.to(self._device) for name, tensor in inputs.items()}).logits
             for row, value in zip(batch, logits[:, 0].tolist(), strict=True):

@@ -48,8 +48,8 @@ class Outcome:
     `search` and `confirm` hold a row per alpha, ascending; `choice` is the alpha of the highest mean reward on the
     search prompts. On the confirm prompts, `gain` is the choice minus theta1 (None where they are the same) and
     `gain_of_training` theta1 minus theta0. `costs` maps an activity to its seconds and tokens, over all runs of the
-    study. `model` is the folder that was written, if one was. `examples` are spread evenly over the confirm prompts from
-    the longest to the shortest, whatever was replied.
+    study. `model` is the folder that was written, if one was. `examples` are spread evenly over the confirm prompts,
+    from the longest to the shortest, whatever was replied.
     """
 
     study: Path
@@ -70,9 +70,7 @@ def examples(study: Study, alphas: Sequence[float], wanted: int = 4) -> tuple[Ex
     prompts = study.prompts("confirm")
     replies = {alpha: study.replies(alpha, "confirm") for alpha in alphas}
     places = sorted({(2 * i + 1) * len(prompts) // (2 * wanted) for i in range(wanted)})
-    return tuple(
-        Example(prompts[place], {alpha: replies[alpha][place].text for alpha in alphas}) for place in places
-    )
+    return tuple(Example(prompts[place], {alpha: replies[alpha][place].text for alpha in alphas}) for place in places)
 
 
 def row(study: Study, scorer: str, alpha: float, part: Part) -> Row:

@@ -65,7 +65,7 @@ def search(
     batch_size: int = 32,
     extend: bool = False,
     write_model: Literal["ship", "always", "never"] = "ship",
-    watch: Watch = lambda event: None,
+    watch: Watch = lambda _: None,
 ) -> Outcome:
     """Find alpha, confirm it, and write the model to `out`/model if it is better than theta1.
 

@@ -42,10 +42,10 @@ class Grid:
 class Paper:
     """Coarse to fine, our reading of the paper's Appendix B; its text leaves the single steps open.
 
-    Two alphas one wide interval apart come first; while the largest one tried is the best, the search climbs on by a wide
-    interval, or a quarter where that is more. Then, interval by interval, the best alpha so far is bracketed by its
-    neighbours among those tried and the halves of the bracket are searched, the half towards the better neighbour first,
-    each time at the multiple of the interval next to its middle, until both neighbours lie one interval away.
+    Two alphas one wide interval apart come first; while the largest one tried is the best, the search climbs on by a
+    wide interval, or a quarter where that is more. Then, interval by interval, the best alpha so far is bracketed by
+    its neighbours among those tried and the halves of the bracket are searched, the half towards the better neighbour
+    first, each time at the multiple of the interval next to its middle, until both neighbours lie one interval away.
 
     With one peak at the paper's optimum and a steeper fall behind it than before it, this ends at 8 with (5, 1) and
     at 2.5 with (2, 1, 0.5), after the paper's five evaluations each.

@@ -96,7 +96,7 @@ class Study:
         with _locked(folder), _named_database_errors(path):
             database = sqlite3.connect(path, isolation_level=None)
             try:
-                # A rollback journal, not a write-ahead log: that one needs shared memory, which network file systems lack.
+                # A rollback journal: a write-ahead log needs shared memory, which network file systems lack.
                 database.execute("PRAGMA journal_mode = DELETE")
                 database.execute("PRAGMA synchronous = FULL")
                 database.execute("PRAGMA foreign_keys = ON")
@@ -173,8 +173,8 @@ class Study:
             stages = range(max(extension for extension, _ in held) + 1)
             if all(given != {prompt.id for at, prompt in held if at <= stage} for stage in stages):
                 raise StudyError(
-                    f"{self.folder}: the study has {len(held)} prompts; of the {len(prompts)} given now, {len(new)} are "
-                    f"not among them; give the same prompts, or --extend to add new ones"
+                    f"{self.folder}: the study has {len(held)} prompts; of the {len(prompts)} given now, {len(new)} "
+                    f"are not among them; give the same prompts, or --extend to add new ones"
                 )
             return
         if not new:

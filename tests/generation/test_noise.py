@@ -4,7 +4,6 @@ import torch
 
 from llm_expo.generation.noise import gumbel, stream
 
-
 PINNED = [[-0.33934637242178284, 0.0807034109914524], [0.19077578209243123, 1.0312131405885154]]
 
 

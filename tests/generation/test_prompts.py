@@ -66,7 +66,9 @@ def test_bad_records_name_their_line(tmp_path, line, words):
         read_prompts(write(tmp_path / "p.jsonl", {"prompt": "good", "id": "first"}, line))
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "holds no prompts"), (b"\n \n", "no prompts"), (b"\xff\xfe\xff", "UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "holds no prompts"), (b"\n \n", "no prompts"), (b"\xff\xfe\xff", "UTF-8")]
+)
 def test_bad_files(tmp_path, content, words):
     (tmp_path / "p.jsonl").write_bytes(content)
     with pytest.raises(PromptError, match=words):

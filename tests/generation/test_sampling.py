@@ -32,7 +32,9 @@ def test_penalties_change_the_draw():
     assert draw(logits.clone(), Sampling(temperature=0, **PLAIN), 1, replies).tolist() == [0]
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.7, 50, 0.9), (1.0, 0, 0.9), (1.3, 5, 1.0), (0.5, 0, 1.0)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(0.7, 50, 0.9), (1.0, 0, 0.9), (1.3, 5, 1.0), (0.5, 0, 1.0)]
+)
 def test_the_distribution_is_that_of_transformers(temperature, top_k, top_p):
     torch.manual_seed(1)
     logits = 2 * torch.randn(1, 200)
@@ -52,7 +54,9 @@ def test_ties_with_the_last_of_top_k_all_stay():
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0], [4.0, 3.0, 2.0, 1.0, 0.0]])
     streams = torch.tensor([[stream(index), stream(-index)] for index in range(400)])
     sampling = Sampling(temperature=1, top_k=2, top_p=1, **PLAIN)
-    drawn = torch.stack([sample(logits.clone(), torch.zeros((2, 0), dtype=torch.int64), row, sampling) for row in streams])
+    drawn = torch.stack(
+        [sample(logits.clone(), torch.zeros((2, 0), dtype=torch.int64), row, sampling) for row in streams]
+    )
     assert set(drawn[:, 0].tolist()) == {0, 1, 2, 3}
     assert set(drawn[:, 1].tolist()) == {0, 1}
 

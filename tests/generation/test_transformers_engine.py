@@ -5,7 +5,14 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine
@@ -158,7 +165,9 @@ def test_replies_are_those_of_plain_transformers_when_greedy(pair):
 def test_every_end_of_sequence_id_ends_a_reply(pair):
     config = json.loads((pair[1] / "generation_config.json").read_text())
     ends = list(range(1, 15))
-    (pair[1] / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": ends, "repetition_penalty": 9.0}))
+    (pair[1] / "generation_config.json").write_text(
+        json.dumps({**config, "eos_token_id": ends, "repetition_penalty": 9.0})
+    )
     engine = TransformersEngine(Direction.open(*pair), Sampling(max_tokens=40), device="cpu")
     [replies] = engine.generate(0.0, [requests(*range(20))])
     assert {reply.tokens[-1] for reply in replies} <= set(ends)
@@ -196,7 +205,9 @@ def test_log_probabilities_are_those_of_one_plain_pass(engine, pair, monkeypatch
 def test_prompt_lengths_and_the_context(engine):
     assert engine.prompt_lengths([prompt(0), prompt(1)]) == [4, 5]
     long = Prompt("long", ({"role": "user", "content": "sun " * 250},))
-    with pytest.raises(PromptError, match="prompt long: its 253 tokens and a reply of 12 exceed the model's context of 256"):
+    with pytest.raises(
+        PromptError, match="prompt long: its 253 tokens and a reply of 12 exceed the model's context of 256"
+    ):
         engine.prompt_lengths([long])
 
 

@@ -16,6 +16,7 @@ from llm_expo.testing import FakeEngine, FakeScorer, peak
 from llm_expo.weights import Direction
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7)},)) for i in range(90)]
+PEAK = peak(2.5)
 ROWS = (
     "SELECT * FROM prompts ORDER BY id",
     "SELECT * FROM completions ORDER BY alpha, prompt, sample",
@@ -28,7 +29,7 @@ def rows(folder):
         return [database.execute(query).fetchall() for query in ROWS]
 
 
-def find(direction, out, *, curve=peak(2.5), prompts=PROMPTS, engine=None, scorer=None, **options):
+def find(direction, out, *, curve=PEAK, prompts=PROMPTS, engine=None, scorer=None, **options):
     options = {"strategy": Paper((2.0, 1.0, 0.5)), "batch_size": 8, **options}
     return search(direction, prompts, engine or FakeEngine(curve), scorer or FakeScorer(), out, **options)
 
@@ -138,7 +139,8 @@ class Failing(FakeScorer):
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("raises", "out of order"), ("nan", "returned nan for the reply"), ("short", "returned 1 rewards")]
+    ("how", "words"),
+    [("raises", "out of order"), ("nan", "returned nan for the reply"), ("short", "returned 1 rewards")],
 )
 def test_a_failing_scorer_loses_nothing(direction, tmp_path, how, words):
     with pytest.raises(ScorerError, match=words):
