@@ -36,7 +36,7 @@ SAMPLE_SEED = 20261
 MARGIN = 0.5
 # DPO: warm-up, then a constant rate, so that an early checkpoint is a prefix of the one schedule
 BETA = 0.1
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 STEPS = 30
 WARM_UP_STEPS = 3
 PAIRS_PER_STEP = 16
@@ -230,6 +230,7 @@ def ship(checkpoint: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((checkpoint / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = MODEL_ID
+    config["target_modules"].sort()  # a set in PEFT: its order changes from run to run
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.copyfile(checkpoint / "adapter_model.safetensors", out / "adapter_model.safetensors")
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import statistics
 import time
@@ -58,7 +59,7 @@ def search(
     prompts: Sequence[Prompt],
     engine: Engine,
     scorer: Scorer,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     strategy: Strategy | None = None,
     confirm_share: float = 1 / 3,
@@ -90,7 +91,7 @@ def search(
         raise StudyError(f"the share of prompts to confirm on is {confirm_share:g}; it has to lie between 0 and 1")
     if batch_size < 1:
         raise StudyError(f"the batch size is {batch_size}; it has to be at least 1")
-    strategy = strategy or Grid()
+    strategy, out = strategy or Grid(), Path(out)
     settings: dict[str, Json] = {
         **engine.settings,
         "scorer": scorer.name,

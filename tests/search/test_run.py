@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import random
+import resource
+import signal
 import sqlite3
 import time
 
@@ -179,3 +181,25 @@ def test_a_killed_search_ends_as_one_that_ran_through(direction, tmp_path):
     for field in ("search", "confirm", "choice", "verdict", "gain", "examples"):
         assert getattr(resumed, field) == getattr(whole, field)
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+
+
+def limited(direction, out, megabytes, result):
+    """A search in a process whose files may not grow beyond a size: as on a full disk, writing fails midway."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(megabytes * 1e6),) * 2)
+    try:
+        find(direction, out)
+    except StudyError as error:
+        result.put(str(error))
+
+
+def test_a_full_disk_is_told_and_loses_nothing(direction, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    result = fork.Queue()
+    process = fork.Process(target=limited, args=(direction, tmp_path / "s", 0.06, result))
+    process.start()
+    assert "study.sqlite" in (told := result.get(timeout=60)) and "what was committed before is kept" in told
+    process.join()
+    find(direction, tmp_path / "s")
+    find(direction, tmp_path / "whole")
+    assert rows(tmp_path / "s") == rows(tmp_path / "whole")
