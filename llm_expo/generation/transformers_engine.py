@@ -163,7 +163,9 @@ class TransformersEngine:
                 inputs, mask = self._pad_left([prompt + reply for prompt, reply in part])
                 positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
                 with torch.inference_mode(), _out_of_memory_named(len(part)):
-                    logits = model(input_ids=inputs, attention_mask=mask, position_ids=positions).logits
+                    logits = model(
+                        input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+                    ).logits
                     for row, (_, reply) in enumerate(part):
                         n = len(reply)
                         spoken = logits[row, -n - 1 : -1].float().log_softmax(dim=-1)

@@ -14,6 +14,7 @@ def as_markdown(outcome: Outcome) -> str:
         "# Model extrapolation: report",
         f"**{headline}**",
         *rest,
+        f"theta0: {_plain(str(outcome.theta0))}; theta1: {_plain(str(outcome.theta1))}.",
         "## Search",
         f"{outcome.search[0].prompts} prompts, one reply each. The choice is the alpha of the highest mean reward.",
         _table(outcome.search),

@@ -10,8 +10,8 @@ from llm_expo.search.outcome import Outcome
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """The whole outcome in JSON's types: rows and intervals as objects, paths as text."""
     record = asdict(outcome)
-    record["study"] = str(outcome.study)
-    record["model"] = None if outcome.model is None else str(outcome.model)
+    for name in ("study", "theta0", "theta1", "model"):
+        record[name] = None if record[name] is None else str(record[name])
     record["verdict"] = str(outcome.verdict)
     record["costs"] = {
         activity: {"seconds": seconds, "tokens": tokens} for activity, (seconds, tokens) in outcome.costs.items()

@@ -53,6 +53,8 @@ class Outcome:
     """
 
     study: Path
+    theta0: Path
+    theta1: Path
     settings: Mapping[str, Json]
     search: tuple[Row, ...]
     confirm: tuple[Row, ...]

@@ -123,6 +123,8 @@ def search(
         write_it = choice != THETA1 and (write_model == "always" or (write_model == "ship" and verdict is Verdict.SHIP))
         return Outcome(
             study=out,
+            theta0=direction.initial.path,
+            theta1=direction.aligned.path,
             settings=settings,
             search=tuple(row(study, scorer.name, alpha, "search") for alpha in sorted(tried)),
             confirm=tuple(row(study, scorer.name, alpha, "confirm") for alpha in finalists),

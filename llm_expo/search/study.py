@@ -4,7 +4,6 @@ Holds prompts, completions, rewards and costs, and the settings they were made w
 comes next and what the rewards mean is said elsewhere, from these rows alone.
 """
 
-import fcntl
 import json
 import logging
 import random
@@ -17,42 +16,12 @@ from typing import Literal
 
 from llm_expo.errors import PromptError, StudyError
 from llm_expo.generation import Json, Message, Prompt, Reply
+from llm_expo.search.database import opened, transaction
 
 logger = logging.getLogger(__name__)
 
 Part = Literal["search", "confirm"]
 
-_SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE prompts (
-    id TEXT PRIMARY KEY,
-    messages TEXT NOT NULL,
-    part TEXT NOT NULL CHECK (part IN ('search', 'confirm')),
-    batch INTEGER NOT NULL,        -- which prompts are generated together, for good
-    place INTEGER NOT NULL,        -- order within the batch
-    extension INTEGER NOT NULL     -- 0: since the study began; n: added by the n-th --extend
-) WITHOUT ROWID;
-CREATE TABLE completions (
-    alpha REAL NOT NULL,
-    prompt TEXT NOT NULL REFERENCES prompts (id),
-    sample INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    tokens TEXT NOT NULL,          -- JSON list of token ids
-    truncated INTEGER NOT NULL,
-    PRIMARY KEY (alpha, prompt, sample)
-) WITHOUT ROWID;
-CREATE TABLE rewards (
-    alpha REAL NOT NULL,
-    prompt TEXT NOT NULL,
-    sample INTEGER NOT NULL,
-    scorer TEXT NOT NULL,
-    reward REAL NOT NULL,
-    PRIMARY KEY (alpha, prompt, sample, scorer),
-    FOREIGN KEY (alpha, prompt, sample) REFERENCES completions (alpha, prompt, sample)
-) WITHOUT ROWID;
-CREATE TABLE costs (activity TEXT NOT NULL, alpha REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL);
-"""
-_FORMAT = 1
 _SPLIT_SEED = 0
 
 
@@ -86,31 +55,8 @@ class Study:
         Raises:
             StudyError: the folder holds something else, or another process has the study open.
         """
-        path = folder / "study.sqlite"
-        if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StudyError(f"{folder}: exists and is no study; give --out another name")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
-        with _locked(folder), _named_database_errors(path):
-            database = sqlite3.connect(path, isolation_level=None)
-            try:
-                # A rollback journal: a write-ahead log needs shared memory, which network file systems lack.
-                database.execute("PRAGMA journal_mode = DELETE")
-                database.execute("PRAGMA synchronous = FULL")
-                database.execute("PRAGMA foreign_keys = ON")
-                version = database.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    with _transaction(database):
-                        for statement in _SCHEMA.split(";\n"):
-                            database.execute(statement)
-                        database.execute(f"PRAGMA user_version = {_FORMAT}")
-                elif version != _FORMAT:
-                    raise StudyError(f"{path}: has format {version}, this llm-expo reads {_FORMAT}; begin a new study")
-                yield cls(folder, database)
-            finally:
-                database.close()
+        with opened(folder) as database:
+            yield cls(folder, database)
 
     # -- settings ------------------------------------------------------------------------------------------------
 
@@ -118,18 +64,20 @@ class Study:
         """Record what the study's rows depend on, or hold a resumed run to it.
 
         `settings` have to be equal; a changed `environment` (versions, device) is logged, since replies may then
-        differ in places from those of an uninterrupted study.
+        differ in places from those of an uninterrupted study. A study without any reply yet takes new settings: what
+        made the first batch fail (memory, a prompt too long) can be changed.
         """
-        recorded = {
-            name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM settings")
-        }
-        if not recorded:
-            with _transaction(self._database):
+        if not self._begun():
+            with transaction(self._database):
+                self._database.execute("DELETE FROM settings")
                 self._database.executemany(
                     "INSERT INTO settings VALUES (?, ?)",
                     [(name, json.dumps(value)) for name, value in {**settings, **environment}.items()],
                 )
             return
+        recorded = {
+            name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM settings")
+        }
         for name, value in settings.items():
             if recorded.get(name) != value:
                 raise StudyError(
@@ -162,7 +110,7 @@ class Study:
 
         With `extend`, prompts that the study does not hold are added in batches of their own, split alike.
         """
-        held = self._prompts_by_extension()
+        held = self._prompts_by_extension() if self._begun() else []
         known = {prompt.id: prompt for _, prompt in held}
         for prompt in prompts:
             if prompt.id in known and known[prompt.id] != prompt:
@@ -179,6 +127,7 @@ class Study:
             return
         if not new:
             return
+        new.sort(key=lambda prompt: prompt.id)  # the split is that of the set, in whatever order it was given
         random.Random(_SPLIT_SEED).shuffle(new)
         confirm = round(confirm_share * len(new))
         parts: tuple[tuple[Part, list[Prompt]], ...] = (("confirm", new[:confirm]), ("search", new[confirm:]))
@@ -188,7 +137,7 @@ class Study:
                 f"each part needs 2 at the least, and some dozens to tell a gain from noise"
             )
         extension = 1 + max((extension for extension, _ in held), default=-1)
-        (batch,) = self._database.execute("SELECT coalesce(max(batch) + 1, 0) FROM prompts").fetchone()
+        batch = 1 + max((at for part in ("search", "confirm") for at in self._batches(part)), default=-1) if held else 0
         rows: list[tuple[str, str, Part, int, int, int]] = []
         for part, chosen in parts:
             # Prompts of one length together waste the least padding; the longest first, so that what does not fit
@@ -198,7 +147,9 @@ class Study:
                 for place, (_, _, prompt) in enumerate(by_length[start : start + batch_size]):
                     rows.append((prompt.id, json.dumps(prompt.messages), part, batch, place, extension))
                 batch += 1
-        with _transaction(self._database):
+        with transaction(self._database):
+            if not held:
+                self._database.execute("DELETE FROM prompts")
             self._database.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def prompts(self, part: Part) -> list[Prompt]:
@@ -225,7 +176,7 @@ class Study:
             (alpha, prompt.id, sample, reply.text, json.dumps(reply.tokens), reply.truncated)
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
-        with _transaction(self._database):
+        with transaction(self._database):
             self._database.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._spend("generate", alpha, seconds, sum(len(reply.tokens) for reply in replies))
 
@@ -258,7 +209,7 @@ class Study:
             (completion.alpha, completion.prompt.id, completion.sample, scorer, reward)
             for completion, reward in zip(completions, rewards, strict=True)
         ]
-        with _transaction(self._database):
+        with transaction(self._database):
             self._database.executemany("INSERT INTO rewards VALUES (?, ?, ?, ?, ?)", rows)
             self._spend(f"score {scorer}", completions[0].alpha, seconds, 0)
 
@@ -289,6 +240,9 @@ class Study:
 
     # ------------------------------------------------------------------------------------------------------------
 
+    def _begun(self) -> bool:
+        return bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM completions)").fetchone()[0])
+
     def _spend(self, activity: str, alpha: float, seconds: float, tokens: int) -> None:
         self._database.execute("INSERT INTO costs VALUES (?, ?, ?, ?)", (activity, alpha, seconds, tokens))
 
@@ -316,33 +270,3 @@ def _reply(text: str, tokens: str, truncated: int) -> Reply:
 
 def _shown(value: object) -> str:
     return "not recorded" if value is None else str(value)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep every other process from writing to the study; the lock goes with this process, however it ends."""
-    with (folder / "study.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"{folder}: another process has this study open; wait for it, or stop it") from None
-        yield
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
-
-
-@contextmanager
-def _named_database_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StudyError(f"{path}: {error}; what was committed before is kept") from None

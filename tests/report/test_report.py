@@ -23,6 +23,8 @@ def row(alpha, gain=GAIN):
 def outcome(folder, **changes):
     fields = {
         "study": folder,
+        "theta0": folder / "theta0",
+        "theta1": folder / "theta1",
         "settings": {"scorer": "function:a_b:<c>", "seed": 42},
         "search": (row(0.0), row(2.0), row(4.0)),
         "confirm": (row(-1.0), row(0.0), row(2.0)),

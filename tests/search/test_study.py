@@ -36,11 +36,16 @@ def test_split_and_batches_are_fixed_and_sorted_by_length(tmp_path):
         enrol(study, list(reversed(prompts(40))))
         assert study.prompts("search") == search
         assert study.unanswered(0.0, "search") == batches
+        answer(study)
+        enrol(study, prompts(40))
+        assert study.prompts("search") == search
+        assert study.unanswered(0.0, "search") == batches[1:]
 
 
 def test_extending_keeps_the_old_batches(tmp_path):
     with Study.open(tmp_path / "s") as study:
         enrol(study, prompts(40))
+        answer(study)
         before = {part: study.unanswered(0.0, part) for part in ("search", "confirm")}
         enrol(study, prompts(20, start=40), extend=True)
         for part, batches in before.items():
@@ -94,15 +99,36 @@ def test_a_batch_is_committed_whole_or_not_at_all(tmp_path):
         assert study.costs() == {}
 
 
+def answer(study, n=1):
+    for batch in study.unanswered(0.0, "search")[:n]:
+        study.add_replies(0.0, batch, [Reply("x", (1,), False)] * len(batch), seconds=1.0)
+
+
 def test_other_settings_are_named_with_both_values(tmp_path, caplog):
     with Study.open(tmp_path / "s") as study:
         study.settle(SETTINGS, ENVIRONMENT)
+        enrol(study, prompts(40))
+        answer(study)
     with Study.open(tmp_path / "s") as study:
         study.settle(SETTINGS, ENVIRONMENT)
         with pytest.raises(StudyError, match="seed was 42 when the study began and is now 43; give the old value"):
             study.settle({**SETTINGS, "seed": 43}, ENVIRONMENT)
         study.settle(SETTINGS, {"torch": "3"})
     assert "torch was 2 when the study began and is now 3" in caplog.text
+
+
+def test_a_study_without_replies_takes_other_settings_and_prompts(tmp_path):
+    with Study.open(tmp_path / "s") as study:
+        study.settle(SETTINGS, ENVIRONMENT)
+        enrol(study, prompts(40))
+        study.settle({**SETTINGS, "seed": 43}, ENVIRONMENT)
+        enrol(study, prompts(20, start=100), batch_size=5)
+        assert len(study.prompts("search")) + len(study.prompts("confirm")) == 20
+        answer(study)
+        with pytest.raises(StudyError, match="seed was 43"):
+            study.settle(SETTINGS, ENVIRONMENT)
+        with pytest.raises(StudyError, match="the study has 20 prompts"):
+            enrol(study, prompts(40))
 
 
 def test_a_second_process_is_refused(tmp_path):

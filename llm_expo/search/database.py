@@ -1,0 +1,109 @@
+"""The SQLite file of a study: its tables, the one writer, whole transactions. Knows nothing of what the rows mean."""
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llm_expo.errors import StudyError
+
+_SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE prompts (
+    id TEXT PRIMARY KEY,
+    messages TEXT NOT NULL,
+    part TEXT NOT NULL CHECK (part IN ('search', 'confirm')),
+    batch INTEGER NOT NULL,        -- which prompts are generated together, for good
+    place INTEGER NOT NULL,        -- order within the batch
+    extension INTEGER NOT NULL     -- 0: since the study began; n: added by the n-th --extend
+) WITHOUT ROWID;
+CREATE TABLE completions (
+    alpha REAL NOT NULL,
+    prompt TEXT NOT NULL REFERENCES prompts (id),
+    sample INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    tokens TEXT NOT NULL,          -- JSON list of token ids
+    truncated INTEGER NOT NULL,
+    PRIMARY KEY (alpha, prompt, sample)
+) WITHOUT ROWID;
+CREATE TABLE rewards (
+    alpha REAL NOT NULL,
+    prompt TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    scorer TEXT NOT NULL,
+    reward REAL NOT NULL,
+    PRIMARY KEY (alpha, prompt, sample, scorer),
+    FOREIGN KEY (alpha, prompt, sample) REFERENCES completions (alpha, prompt, sample)
+) WITHOUT ROWID;
+CREATE TABLE costs (activity TEXT NOT NULL, alpha REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL);
+"""
+_FORMAT = 1
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The database in `folder`, made if there is none, with every other process kept from opening it.
+
+    Raises:
+        StudyError: the folder holds something else, the database is foreign, in use, or cannot be written.
+    """
+    path = folder / "study.sqlite"
+    if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StudyError(f"{folder}: exists and is no study; give --out another name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
+    with _locked(folder):
+        try:
+            database = sqlite3.connect(path, isolation_level=None)
+            try:
+                # A rollback journal: a write-ahead log needs shared memory, which network file systems lack.
+                database.execute("PRAGMA journal_mode = DELETE")
+                database.execute("PRAGMA synchronous = FULL")
+                database.execute("PRAGMA foreign_keys = ON")
+                _prepare(database, path)
+                yield database
+            finally:
+                database.close()
+        except sqlite3.Error as error:
+            raise StudyError(f"{path}: {error}; what was committed before is kept") from None
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All that is executed within is committed together, or none of it."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        with transaction(database):
+            for statement in _SCHEMA.split(";\n"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {_FORMAT}")
+    elif version != _FORMAT:
+        raise StudyError(f"{path}: has format {version}, this llm-expo reads {_FORMAT}; begin a new study")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock goes with this process, however it ends."""
+    try:
+        lock = (folder / "study.lock").open("w")
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be written to: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"{folder}: another process has this study open; wait for it, or stop it") from None
+        yield
