@@ -53,7 +53,7 @@ def sample(logits: "Tensor", replies: "Tensor", streams: "Tensor", sampling: Sam
     _penalise(logits, replies, sampling)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    scores, tokens = _top_k(logits, sampling.top_k)
+    scores, tokens = _candidates(logits, sampling)
     scores = scores / sampling.temperature
     if sampling.top_p < 1:
         # transformers and vLLM sum from the least likely up and drop what stays within 1 - top_p; from the most
@@ -79,15 +79,19 @@ def _penalise(logits: "Tensor", replies: "Tensor", sampling: Sampling) -> None:
         logits.scatter_add_(1, replies, each)
 
 
-def _top_k(logits: "Tensor", k: int) -> "tuple[Tensor, Tensor]":
-    """The k highest logits of each row, in descending order, and their token ids; ties with the k-th all stay."""
-    vocabulary = logits.shape[-1]
+def _candidates(logits: "Tensor", sampling: Sampling) -> "tuple[Tensor, Tensor]":
+    """The logits that top-k leaves and their token ids; in descending order if there is a filter."""
+    import torch
+
+    k, vocabulary = sampling.top_k, logits.shape[-1]
     if k == 0 or k >= vocabulary:
-        return logits.sort(dim=-1, descending=True)
+        if sampling.top_p < 1:
+            return logits.sort(dim=-1, descending=True)
+        return logits, torch.arange(vocabulary, device=logits.device).expand_as(logits)
     scores, tokens = logits.topk(k)
     threshold = scores[:, -1:]
     width = int((logits >= threshold).sum(dim=-1).max())
-    if width > k:  # half-precision logits tie often
+    if width > k:  # ties with the k-th all stay; half-precision logits tie often
         scores, tokens = logits.topk(width)
         scores = scores.masked_fill(scores < threshold, -float("inf"))
     return scores, tokens
