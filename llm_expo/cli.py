@@ -1,6 +1,8 @@
 """The command line: parse, call the library, print. The only place that composes the rooms; nobody imports it."""
 
 import argparse
+import importlib.util
+import io
 import json
 import logging
 import sys
@@ -18,19 +20,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     argparse itself exits with 2 on wrong usage.
     """
-    arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± or ─ shows a question mark
+    arguments = _parsed(argv)
     logging.basicConfig(format="llm-expo: %(message)s", stream=sys.stderr)
     logging.getLogger("llm_expo").setLevel(logging.INFO)
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         run(arguments)
     except ExpoError as error:
-        print(f"llm-expo: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print("llm-expo: interrupted; the same command goes on where it was", file=sys.stderr)
+        print("llm-expo: interrupted; nothing is half-written, and a search goes on where it was", file=sys.stderr)
         return 130
     return 0
+
+
+def _failed(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"llm-expo: error: {''.join(c if c.isprintable() else '?' for c in line)}", file=sys.stderr)
+    return 1
 
 
 def _apply(arguments: argparse.Namespace) -> None:
@@ -41,8 +53,6 @@ def _apply(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         terminal.show_plan(extrapolation)
         return
-    if arguments.out is None:
-        raise ExpoError("--out is missing: the folder to write to")
     with terminal.bytes_written(extrapolation.nbytes) as progress:
         written = write(extrapolation, arguments.out, progress)
     if arguments.json:
@@ -64,21 +74,24 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    try:
-        import scipy  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "search") from None
+    for package in ("transformers", "jinja2", "scipy", "psutil"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "search")
     from llm_expo import terminal
     from llm_expo.generation import Sampling, TransformersEngine, read_prompts
     from llm_expo.report import as_json, write_report
     from llm_expo.scoring import scorer_from
-    from llm_expo.search import Grid, Paper, search
+    from llm_expo.search import Grid, Paper, Strategy, search
+    from llm_expo.search.run import BATCH_SIZE
     from llm_expo.weights import Direction
 
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
     sampling = Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
-    strategy = Paper(arguments.intervals) if arguments.strategy == "paper" else Grid(arguments.alphas)
+    strategy: Strategy
+    if arguments.strategy == "paper":
+        strategy = Paper(arguments.intervals) if arguments.intervals else Paper()
+    else:
+        strategy = Grid(arguments.alphas) if arguments.alphas else Grid()
     device = _device(arguments.device)
     direction = Direction.open(arguments.theta0, arguments.theta1)
     engine = TransformersEngine(
@@ -99,7 +112,7 @@ def _search(arguments: argparse.Namespace) -> None:
             arguments.out,
             strategy=strategy,
             confirm_share=arguments.confirm_share,
-            batch_size=arguments.batch_size,
+            batch_size=arguments.batch_size or BATCH_SIZE,
             extend=arguments.extend,
             write_model=arguments.write,
             watch=watch,
@@ -119,7 +132,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     theta0, theta1 = make_pair(arguments.out)
     command = ["search", str(theta0), str(theta1), *SEARCH_OPTIONS, "--out", str(arguments.out / "study")]
     terminal.note(f"$ llm-expo {' '.join(command)}")
-    _search(_parser().parse_args(command))
+    _search(_parsed(command))
 
 
 def _device(name: str | None) -> str:
@@ -129,15 +142,32 @@ def _device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ExpoError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        raise ExpoError(f"--device {name}: {str(error).splitlines()[0].split('. ')[0]}") from None
     return name
 
 
 def _print_json(record: dict[str, Any]) -> None:
     json.dump(record, sys.stdout, indent=2, ensure_ascii=False, default=str)
     print()
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, with those refused that another one makes meaningless."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is _apply:
+        if arguments.out is None and not arguments.dry_run:
+            parser.error("apply: --out is required, unless with --dry-run")
+        if arguments.json and arguments.dry_run:
+            parser.error("apply: --json goes with writing, not with --dry-run")
+    if arguments.run is _search:
+        if arguments.alphas and arguments.strategy == "paper":
+            parser.error("search: --alphas goes with --strategy grid")
+        if arguments.intervals and arguments.strategy == "grid":
+            parser.error("search: --intervals goes with --strategy paper")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -203,16 +233,15 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alphas",
         type=_numbers,
-        default=(0.1, 0.2, 0.3, 0.4, 0.5),
         metavar="A,B,...",
-        help="default: 0.1 to 0.5 by 0.1",
+        help="of --strategy grid; default: 0.1,0.2,0.3,0.4,0.5; write --alphas=-0.5,0.5 if the first is negative",
     )
     parser.add_argument(
         "--intervals",
         type=_numbers,
-        default=(2.0, 1.0, 0.5),
         metavar="WIDE,...",
-        help="of --strategy paper; the paper's are 5,1 and 2,1,0.5 and 0.1; default: 2,1,0.5",
+        help="of --strategy paper, from wide to narrow; the paper used 5,1 (for a model after 10 %% of its training), "
+        "2,1,0.5 (20 %%; the default) and 0.1 (40 and 100 %%)",
     )
 
     sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
@@ -225,12 +254,14 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--max-tokens", type=int, default=2048, help="of a reply; default: %(default)s")
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=_positive, default=16, help="prompts at once; default: %(default)s")
+    machine.add_argument("--batch-size", type=_positive, help="prompts at once; default: 16")
     machine.add_argument("--device", help="such as cpu or cuda; default: a GPU if there is one")
     machine.add_argument(
         "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
     )
-    machine.add_argument("--trust-remote-code", action="store_true", help="let the checkpoints' own Python code run")
+    machine.add_argument(
+        "--trust-remote-code", action="store_true", help="let Python code in the checkpoints and the reward model run"
+    )
 
     parser.add_argument(
         "--write",

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its standard error and a two-sided confidence interval, over `n` pairs."""
+    """A mean with its standard error and a two-sided interval of the given confidence, over `n` pairs."""
 
     mean: float
     se: float
     low: float
     high: float
     n: int
+    confidence: float = 0.95
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -31,4 +32,4 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     mean, se = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n)
     reach = float(t.ppf((1 + confidence) / 2, df=n - 1)) * se
-    return Interval(mean, se, mean - reach, mean + reach, n)
+    return Interval(mean, se, mean - reach, mean + reach, n, confidence)

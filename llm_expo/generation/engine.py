@@ -11,9 +11,13 @@ Json = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Request:
-    """One reply that is wanted. Under one seed, the same prompt with the same `noise` label meets the same noise."""
+    """One reply that is wanted to an encoded prompt.
 
-    prompt: Prompt
+    Under one seed, the same prompt id with the same `noise` label meets the same noise.
+    """
+
+    prompt: str
+    tokens: tuple[int, ...]
     noise: str
 
 
@@ -30,7 +34,11 @@ class Reply:
 
 
 class Engine(Protocol):
-    """Makes replies of theta(alpha)."""
+    """Makes replies of theta(alpha).
+
+    A prompt is encoded once, when a study takes it up: a template may hold today's date, and every alpha and every
+    resumed run has to be asked the same.
+    """
 
     @property
     def settings(self) -> Mapping[str, Json]:
@@ -40,13 +48,16 @@ class Engine(Protocol):
     def environment(self) -> Mapping[str, Json]:
         """What may change the replies' last bits (versions, device): a study records it."""
 
-    def prompt_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each prompt in theta1's chat template. Raises PromptError for one that does not fit the context."""
+    def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """Token ids of each prompt in theta1's chat template. Raises PromptError for one too long for the context."""
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """The replies of theta(alpha), batch by batch, in the order asked."""
 
     def log_probabilities(
-        self, alpha: float, batches: Iterable[Sequence[tuple[Prompt, Sequence[int]]]]
+        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
-        """Mean log-probability per token of given replies under theta(alpha): nats, temperature 1, no filters."""
+        """Mean log-probability per token of the second of each (prompt, reply) under theta(alpha).
+
+        In nats, at temperature 1, without filters.
+        """

@@ -7,7 +7,6 @@ in the files: transformers renames and fuses tensors while it loads, alike on bo
 
 import gc
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm_expo.errors import EngineError
 from llm_expo.weights import Checkpoint, Direction, plan, write
-from llm_expo.weights.kernel import extrapolate
+from llm_expo.weights.kernel import extrapolate, first_not_finite
 from llm_expo.weights.reader import TORCH_DTYPES
 
 
@@ -60,10 +59,12 @@ class InMemory:
                 initial, aligned = self._initial[name], self._aligned[name]
                 if live.is_floating_point():
                     initial, aligned = initial.to(self._initial_dtype), aligned.to(self._aligned_dtype)
-                    if live.device.type == "cpu" and live.dtype == aligned.dtype:
-                        extrapolate(initial, aligned, alpha, out=live)
-                    else:
-                        live.copy_(extrapolate(initial, aligned, alpha))
+                    in_place = live.device.type == "cpu" and live.dtype == aligned.dtype
+                    moved = extrapolate(initial, aligned, alpha, out=live if in_place else None)
+                    if first_not_finite(moved) is not None:
+                        raise EngineError(f"{name}: holds NaN or infinity at alpha {alpha:g}, in theta0, or in theta1")
+                    if not in_place:
+                        live.copy_(moved)
         self._alpha = alpha
         return self._live
 
@@ -87,11 +88,12 @@ class OnDisk:
         if alpha == 0:
             self._live = load(self._direction.aligned.path, self._device, self._trust_remote_code)
         else:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix="theta-", suffix=".partial", dir=self._scratch))
+            # One name, so that a killed run's leftover is cleared by the next.
+            folder = self._scratch / "theta"
+            shutil.rmtree(folder, ignore_errors=True)
             try:
-                write(plan(self._direction, alpha), folder / "model")
-                self._live = load(folder / "model", self._device, self._trust_remote_code)
+                write(plan(self._direction, alpha), folder)
+                self._live = load(folder, self._device, self._trust_remote_code)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         self._alpha = alpha
@@ -105,7 +107,7 @@ def load(
     loaded: Any  # the pair of model and loading report that `output_loading_info` makes of it, unknown to its type
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise EngineError(f"{path}: transformers cannot load it: {' '.join(str(error).split())}") from None
@@ -114,7 +116,10 @@ def load(
     if incomplete:
         named = ", ".join(incomplete[:6]) + (f" and {len(incomplete) - 6} more" if len(incomplete) > 6 else "")
         raise EngineError(f"{path}: the model needs weights that the files do not hold: {named}")
-    moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    try:
+        moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    except torch.OutOfMemoryError:
+        raise EngineError(f"{path}: the model does not fit on {device}; take another --device") from None
     return moved
 
 
@@ -134,7 +139,10 @@ def _available_memory() -> float:
     try:
         limit = float((group / "memory.max").read_text())  # "max" where there is none
         used = float((group / "memory.current").read_text())
-    except (OSError, ValueError):
+        # The page cache counts as used there, and is given back on demand.
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= float(statistics["inactive_file"])
+    except (OSError, ValueError, KeyError):
         return available
     return min(available, limit - used)
 

@@ -76,7 +76,7 @@ def _from_jsonl(path: Path) -> Iterator[tuple[str, Prompt]]:
         place = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise PromptError(f"{place}: not JSON: {error}") from None
         yield place, _prompt(record, place)
 
@@ -105,7 +105,7 @@ def _prompt(record: object, place: str) -> Prompt:
     if not isinstance(record, Mapping):
         raise PromptError(f'{place}: a record is an object such as {{"prompt": "..."}}, this is {_kind(record)}')
     # Preference data sets hold both: `prompt` is the question, `messages` the question with a reply.
-    content = record.get("prompt", record.get("messages"))
+    content = record.get("messages") if record.get("prompt") is None else record["prompt"]
     if content is None:
         fields = ", ".join(map(str, record)) or "no fields"
         raise PromptError(f"{place}: neither `prompt` nor `messages`; it has {fields}")
@@ -120,7 +120,13 @@ def _prompt(record: object, place: str) -> Prompt:
         identity = hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()[:12]
     elif not isinstance(identity, str | int) or isinstance(identity, bool):
         raise PromptError(f"{place}: the id is {_kind(identity)}, not a text or a whole number")
-    return Prompt(str(identity), checked)
+    prompt = Prompt(str(identity), checked)
+    try:
+        for text in (prompt.id, *(text for message in checked for text in message.values())):
+            text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"{place}: holds half of a character (a lone surrogate), which is no text") from None
+    return prompt
 
 
 def _message(message: object, place: str) -> Message:

@@ -4,6 +4,7 @@ Knows nothing of models: it maps a (batch, vocabulary) matrix to a (batch,) vect
 are those of transformers and vLLM (which agree), in vLLM's order.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from llm_expo.generation.noise import gumbel
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_GREEDY = 1e-5
+"""Below this temperature vLLM takes the likeliest token, and so do we."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, holds, wanted in (
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("presence_penalty", abs(self.presence_penalty) <= 2, "between -2 and 2"),
@@ -51,7 +56,7 @@ def sample(logits: "Tensor", replies: "Tensor", streams: "Tensor", sampling: Sam
         streams: int64 (batch,), the rows' noise streams.
     """
     _penalise(logits, replies, sampling)
-    if sampling.temperature == 0:
+    if sampling.temperature < _GREEDY:
         return logits.argmax(dim=-1)
     scores, tokens = _candidates(logits, sampling)
     scores = scores / sampling.temperature

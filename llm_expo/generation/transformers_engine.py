@@ -4,8 +4,9 @@ The sampling is ours, because `generate` has no presence or frequency penalty an
 else about generation (cache, masks, positions, stopping) is left to transformers.
 """
 
+import hashlib
 import logging
-import platform
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -43,7 +44,7 @@ class TransformersEngine:
         sampling: how replies are drawn.
         device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
         low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
-        scratch: the folder for that.
+        scratch: the folder for that; a temporary one if None.
         trust_remote_code: let the checkpoints' own Python code run.
     """
 
@@ -64,47 +65,55 @@ class TransformersEngine:
         self._sampling = sampling
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._low_memory = low_memory
-        self._scratch = scratch or Path.cwd()
+        self._scratch = scratch
         self._trust_remote_code = trust_remote_code
         self._tokenizer = _tokenizer(direction.aligned.path, trust_remote_code)
         self._config = _config(direction.aligned.path, trust_remote_code)
-        self._settings: dict[str, Json] = {
-            "engine": "transformers",
-            "theta0": fingerprint(direction.initial),
-            "theta1": fingerprint(direction.aligned),
-            **asdict(sampling),
-        }
 
     @cached_property
     def _live(self) -> LiveModel:
         """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
         pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
         if self._low_memory or not fits_in_memory(pair, self._device):
-            logger.info("writing each theta(alpha) to %s and loading it from there", self._scratch)
-            return OnDisk(pair, self._device, self._trust_remote_code, self._scratch)
+            scratch = self._scratch or Path(tempfile.mkdtemp(prefix="llm-expo-"))
+            logger.info("writing each theta(alpha) to %s and loading it from there", scratch)
+            return OnDisk(pair, self._device, self._trust_remote_code, scratch)
         logger.info("loading both checkpoints into memory, %.2f GB", size / 1e9)
         return InMemory(pair, self._device, self._trust_remote_code)
 
     @cached_property
     def _stops(self) -> list[int]:
         """Every id that theta1's generation config ends at; its config's or tokenizer's where it names none."""
-        try:
-            generation = GenerationConfig.from_pretrained(self._direction.aligned.path)
-        except OSError:  # a folder without one
-            generation = None
+        folder = self._direction.aligned.path
+        generation = None
+        if (folder / "generation_config.json").exists():
+            try:
+                generation = GenerationConfig.from_pretrained(folder)
+            except (OSError, ValueError, TypeError) as error:
+                raise EngineError(f"{folder}: its generation config cannot be loaded: {error}") from None
         for source in (generation, self._config, self._tokenizer):
             ids = getattr(source, "eos_token_id", None)
-            if ids is not None:
-                return list(ids) if isinstance(ids, list | tuple) else [ids]
+            ids = [ids] if isinstance(ids, int) else ids
+            if isinstance(ids, list | tuple) and ids and all(isinstance(token, int) for token in ids):
+                return list(ids)
         raise EngineError("theta1 names no end-of-sequence token; add eos_token_id to its generation_config.json")
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Json]:
-        return self._settings
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        template = repr((self._tokenizer.chat_template, self._stops, vocabulary)).encode()
+        return {
+            "engine": "transformers",
+            "theta0": fingerprint(self._direction.initial),
+            "theta1": fingerprint(self._direction.aligned),
+            "tokenizer and template": hashlib.sha256(template).hexdigest()[:16],
+            **asdict(self._sampling),
+        }
 
     @property
     def environment(self) -> dict[str, Json]:
-        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.processor()
+        cpu = torch.backends.cpu.get_cpu_capability()
+        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else cpu
         return {
             "llm-expo": llm_expo.__version__,
             "torch": torch.__version__,
@@ -113,16 +122,8 @@ class TransformersEngine:
             "device": f"{self._device.type} {device}".strip(),
         }
 
-    def prompt_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        lengths = [len(self._encode(prompt)) for prompt in prompts]
-        limit = getattr(self._config, "max_position_embeddings", None)
-        for prompt, length in zip(prompts, lengths, strict=True):
-            if limit is not None and length + self._sampling.max_tokens > limit:
-                raise PromptError(
-                    f"prompt {prompt.id}: its {length} tokens and a reply of {self._sampling.max_tokens} exceed the "
-                    f"model's context of {limit}; lower --max-tokens or leave it out"
-                )
-        return lengths
+    def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        return [self._encode(prompt) for prompt in prompts]
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         model = self._live.at(alpha)
@@ -136,12 +137,9 @@ class TransformersEngine:
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
         for batch in batches:
-            rows = [self._encode(request.prompt) for request in batch]
-            inputs, mask = self._pad_left(rows)
-            streams = torch.tensor(
-                [stream(self._sampling.seed, request.prompt.id, request.noise) for request in batch],
-                device=self._device,
-            )
+            inputs, mask = self._pad_left([request.tokens for request in batch])
+            keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in batch]
+            streams = torch.tensor(keys, device=self._device)
             draw = _Draw(self._sampling, streams, inputs.shape[1])
             with torch.inference_mode(), _out_of_memory_named(len(batch)):
                 output = model.generate(  # type: ignore[operator]
@@ -150,17 +148,16 @@ class TransformersEngine:
             yield [self._reply(row) for row in output[:, inputs.shape[1] :].tolist()]
 
     def log_probabilities(
-        self, alpha: float, batches: Iterable[Sequence[tuple[Prompt, Sequence[int]]]]
+        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
         model = self._live.at(alpha)
         for batch in batches:
-            rows = [(self._encode(prompt), list(reply)) for prompt, reply in batch]
-            longest = max(len(prompt) + len(reply) for prompt, reply in rows)
+            longest = max(len(prompt) + len(reply) for prompt, reply in batch)
             at_once = max(1, _LOGIT_ELEMENTS // (longest * self._config.vocab_size))
             values: list[float] = []
-            for start in range(0, len(rows), at_once):
-                part = rows[start : start + at_once]
-                inputs, mask = self._pad_left([prompt + reply for prompt, reply in part])
+            for start in range(0, len(batch), at_once):
+                part = batch[start : start + at_once]
+                inputs, mask = self._pad_left([[*prompt, *reply] for prompt, reply in part])
                 positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
                 with torch.inference_mode(), _out_of_memory_named(len(part)):
                     logits = model(
@@ -172,23 +169,29 @@ class TransformersEngine:
                         values.append(float(spoken.gather(1, inputs[row, -n:, None]).mean()))
             yield values
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         try:
             text = self._tokenizer.apply_chat_template(
                 list(prompt.messages), tokenize=False, add_generation_prompt=True
             )
+            tokens = tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         except (TemplateError, ValueError, TypeError) as error:
             raise PromptError(f"prompt {prompt.id}: theta1's chat template refuses it: {error}") from None
-        tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        limit = getattr(self._config, "max_position_embeddings", None)
+        if limit is not None and len(tokens) + self._sampling.max_tokens > limit:
+            raise PromptError(
+                f"prompt {prompt.id}: its {len(tokens)} tokens and a reply of {self._sampling.max_tokens} exceed the "
+                f"model's context of {limit}; lower --max-tokens or leave it out"
+            )
         return tokens
 
-    def _pad_left(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def _pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, each int64 (batch, longest): replies have to start at one place."""
         longest = max(map(len, rows))
         inputs = torch.full((len(rows), longest), self._stops[0])
         mask = torch.zeros((len(rows), longest), dtype=torch.int64)
         for row, tokens in enumerate(rows):
-            inputs[row, longest - len(tokens) :] = torch.tensor(tokens)
+            inputs[row, longest - len(tokens) :] = torch.tensor(list(tokens))
             mask[row, longest - len(tokens) :] = 1
         return inputs.to(self._device), mask.to(self._device)
 

@@ -16,7 +16,8 @@ def as_markdown(outcome: Outcome) -> str:
         *rest,
         f"theta0: {_plain(str(outcome.theta0))}; theta1: {_plain(str(outcome.theta1))}.",
         "## Search",
-        f"{outcome.search[0].prompts} prompts, one reply each. The choice is the alpha of the highest mean reward.",
+        f"{outcome.search[0].prompts} prompts, one reply each. "
+        "The choice is the alpha of the highest mean reward; its own figure here is flattered by having been chosen.",
         _table(outcome.search),
         "## Confirmation",
         f"{outcome.confirm[0].prompts} other prompts, fresh noise.",

@@ -19,7 +19,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     record["examples"] = [
         {
             "prompt": {"id": example.prompt.id, "messages": list(example.prompt.messages)},
-            "replies": {f"{alpha:g}": text for alpha, text in example.replies.items()},
+            "replies": {repr(alpha): text for alpha, text in example.replies.items()},
         }
         for example in outcome.examples
     ]

@@ -1,5 +1,6 @@
 """The figures of an outcome in words and cells, the same on a terminal and on a page."""
 
+import math
 from collections.abc import Sequence
 
 from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
@@ -50,7 +51,7 @@ def decision(outcome: Outcome) -> list[str]:
     if gain is not None and outcome.choice == max(tried):
         says.append(
             f"alpha {outcome.choice:g} is the largest that was tried: the best one may lie beyond; "
-            f"give larger ones, or --strategy paper."
+            f"try larger ones in a new study."
         )
     if outcome.model is not None:
         says.append(f"The model is in {outcome.model}.")
@@ -68,9 +69,16 @@ def _verdict(outcome: Outcome) -> str:
         return f"{measured}: better than theta1."
     if outcome.verdict is Verdict.NO_GAIN:
         return f"{measured}: no gain that matters. Keep theta1."
+    return f"{measured}: neither a gain nor its absence is shown; {_advice(outcome, gain)}."
+
+
+def _advice(outcome: Outcome, gain: Interval) -> str:
     needed = prompts_needed(gain)
-    advice = f"about {needed} such prompts would decide" if needed else "a gain is not in sight"
-    return f"{measured}: neither a gain nor its absence is shown; {advice} (--extend adds prompts to this study)."
+    share = outcome.settings.get("confirm_share")
+    if needed is None or not isinstance(share, float):
+        return "a gain is not in sight"
+    more = max(math.ceil((needed - gain.n) / share), 1)
+    return f"if the gain is as measured, about {more} more prompts (--extend) would show it in four cases of five"
 
 
 def costs(outcome: Outcome) -> list[str]:
@@ -87,4 +95,6 @@ def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} (95 % interval {interval.low:+.3f} to {interval.high:+.3f})"
+    return (
+        f"{interval.mean:+.3f} ({100 * interval.confidence:.4g} % interval {interval.low:+.3f} to {interval.high:+.3f})"
+    )

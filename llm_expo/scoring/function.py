@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llm_expo.errors import ExpoError, ScorerError
@@ -20,10 +20,14 @@ class FunctionScorer:
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
         try:
-            return [float(value) for value in self._function(list(conversations))]
+            returned = self._function(list(conversations))
+            values = list(returned)
+            if isinstance(returned, str | Mapping) or any(isinstance(value, str) for value in values):
+                raise ScorerError(f"{self.name}: returned a {type(returned).__name__}, not a sequence of numbers")
+            return [float(value) for value in values]
         except ExpoError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = error.__traceback__
             while where is not None and where.tb_next is not None:
                 where = where.tb_next
@@ -40,11 +44,12 @@ def load_function(path: str) -> FunctionScorer:
     if here not in sys.path:
         sys.path.append(here)  # at the end: a file of the user's never hides an installed package
     try:
-        function = getattr(importlib.import_module(module_name), name)
-    except AttributeError:
-        raise ScorerError(f"function:{path}: the module {module_name} has no {name}") from None
-    except Exception as error:  # noqa: BLE001 (importing runs the user's code)
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (importing runs the user's code)
         raise ScorerError(f"function:{path}: cannot be imported: {type(error).__name__}: {error}") from None
+    function = getattr(module, name, None)
+    if function is None:
+        raise ScorerError(f"function:{path}: the module {module_name} has no {name}")
     if not callable(function):
         raise ScorerError(f"function:{path}: is not a function")
     return FunctionScorer(function, f"function:{path}")

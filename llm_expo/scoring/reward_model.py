@@ -31,7 +31,11 @@ class RewardModelScorer:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
+                source,
+                dtype=torch.float32,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ScorerError(f"{self.name}: cannot be loaded: {' '.join(str(error).split())}") from None
@@ -51,6 +55,12 @@ class RewardModelScorer:
         self._tokenizer.padding_side = "right"
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
+        try:
+            return self._score(conversations)
+        except torch.OutOfMemoryError:
+            raise ScorerError(f"{self.name}: does not fit on {self._device} beside the engine") from None
+
+    def _score(self, conversations: Sequence[Conversation]) -> list[float]:
         rows = [self._encode(conversation) for conversation in conversations]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
         values = [0.0] * len(rows)
@@ -75,5 +85,8 @@ class RewardModelScorer:
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is not None and len(tokens) > limit:
-            raise ScorerError(f"{self.name}: a conversation has {len(tokens)} tokens; the model takes {limit}")
+            raise ScorerError(
+                f"{self.name}: a conversation has {len(tokens)} tokens; the model takes {limit}; "
+                f"a new study with a lower --max-tokens would fit"
+            )
         return tokens

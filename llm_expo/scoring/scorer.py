@@ -1,6 +1,5 @@
 """The seam between text and reward: what a scorer is asked, and the check on what it answers."""
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,6 +7,10 @@ from llm_expo.errors import ScorerError
 
 Conversation = list[dict[str, str]]
 """Messages {"role", "content"}, the last one the assistant's reply that is to be judged."""
+
+
+_LARGEST = 1e30
+"""What is larger is no reward, and sums of its squares would overflow."""
 
 
 class Scorer(Protocol):
@@ -27,7 +30,7 @@ def rewards(scorer: Scorer, conversations: Sequence[Conversation]) -> list[float
     if len(values) != len(conversations):
         raise ScorerError(f"{scorer.name}: returned {len(values)} rewards for {len(conversations)} conversations")
     for value, conversation in zip(values, conversations, strict=True):
-        if not math.isfinite(value):
+        if not abs(value) < _LARGEST:
             reply = conversation[-1]["content"]
             shown = reply if len(reply) <= 60 else reply[:60] + "..."
             raise ScorerError(f"{scorer.name}: returned {value} for the reply {shown!r}; a reward is a finite number")

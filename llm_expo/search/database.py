@@ -3,16 +3,17 @@
 import fcntl
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llm_expo.errors import StudyError
+from llm_expo.errors import ExpoError, StudyError
 
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE prompts (
     id TEXT PRIMARY KEY,
     messages TEXT NOT NULL,
+    tokens TEXT NOT NULL,          -- JSON list of token ids, encoded once for good
     part TEXT NOT NULL CHECK (part IN ('search', 'confirm')),
     batch INTEGER NOT NULL,        -- which prompts are generated together, for good
     place INTEGER NOT NULL,        -- order within the batch
@@ -39,6 +40,7 @@ CREATE TABLE rewards (
 CREATE TABLE costs (activity TEXT NOT NULL, alpha REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL);
 """
 _FORMAT = 1
+_DATABASE, _LOCK = "study.sqlite", "study.lock"
 
 
 @contextmanager
@@ -48,13 +50,17 @@ def opened(folder: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         StudyError: the folder holds something else, the database is foreign, in use, or cannot be written.
     """
-    path = folder / "study.sqlite"
-    if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StudyError(f"{folder}: exists and is no study; give --out another name")
+    path = folder / _DATABASE
     try:
+        if (
+            folder.exists()
+            and not path.exists()
+            and (not folder.is_dir() or any(inside.name != _LOCK for inside in folder.iterdir()))
+        ):
+            raise StudyError(f"{folder}: exists and is no study; give --out another name")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
+        raise StudyError(f"{folder}: cannot be used: {error.strerror}") from None
     with _locked(folder):
         try:
             database = sqlite3.connect(path, isolation_level=None)
@@ -64,7 +70,12 @@ def opened(folder: Path) -> Iterator[sqlite3.Connection]:
                 database.execute("PRAGMA synchronous = FULL")
                 database.execute("PRAGMA foreign_keys = ON")
                 _prepare(database, path)
-                yield database
+                try:
+                    yield database
+                except ExpoError:
+                    if not database.execute("SELECT EXISTS (SELECT 1 FROM completions)").fetchone()[0]:
+                        _remove(folder)  # what failed before the first reply leaves nothing behind
+                    raise
             finally:
                 database.close()
         except sqlite3.Error as error:
@@ -83,6 +94,13 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("COMMIT")
 
 
+def _remove(folder: Path) -> None:
+    for name in (_DATABASE, _LOCK):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else of the user's is in it
+        folder.rmdir()
+
+
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
@@ -98,7 +116,7 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     """The lock goes with this process, however it ends."""
     try:
-        lock = (folder / "study.lock").open("w")
+        lock = (folder / _LOCK).open("w")
     except OSError as error:
         raise StudyError(f"{folder}: cannot be written to: {error.strerror}") from None
     with lock:
@@ -106,4 +124,6 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StudyError(f"{folder}: another process has this study open; wait for it, or stop it") from None
+        except OSError as error:
+            raise StudyError(f"{folder}: its file system does not lock files: {error.strerror}") from None
         yield

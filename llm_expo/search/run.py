@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from llm_expo.errors import StudyError
+from llm_expo.errors import OutputError, StudyError
 from llm_expo.generation import Engine, Json, Prompt, Request
 from llm_expo.scoring import Scorer, rewards
 from llm_expo.search.outcome import FLUENCY, THETA0, THETA1, Outcome, examples, row
@@ -24,6 +24,8 @@ from llm_expo.weights import Direction, plan, write
 from llm_expo.weights.sidefiles import PROVENANCE_NAME
 
 logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 16
 
 Activity = Literal["generate", "score", "fluency"]
 B = TypeVar("B")
@@ -63,7 +65,7 @@ def search(
     *,
     strategy: Strategy | None = None,
     confirm_share: float = 1 / 3,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     extend: bool = False,
     write_model: Literal["ship", "always", "never"] = "ship",
     watch: Watch = lambda _: None,
@@ -101,7 +103,7 @@ def search(
     }
     with Study.open(out) as study:
         study.settle(settings, engine.environment)
-        study.enrol(prompts, engine.prompt_lengths, confirm_share=confirm_share, batch_size=batch_size, extend=extend)
+        study.enrol(prompts, engine.encode, confirm_share=confirm_share, batch_size=batch_size, extend=extend)
         work = _Work(study, engine, scorer, watch)
 
         tried = {THETA1: work.reward(THETA1, "search")}
@@ -118,9 +120,12 @@ def search(
             work.fluency(alpha, "confirm")
 
         theta0, theta1, chosen = (study.rewards(scorer.name, a, "confirm") for a in (THETA0, THETA1, choice))
-        gain = None if choice == THETA1 else paired_difference(chosen, theta1)
+        # Every extension is one more look at the same question: it may err half as often as the look before, so that
+        # all looks together err less than twice as often as the first (alpha-spending by a geometric series).
+        confidence = 1 - 0.05 / 2 ** study.extensions()
+        gain = None if choice == THETA1 else paired_difference(chosen, theta1, confidence)
         verdict = judge(gain, theta1)
-        write_it = choice != THETA1 and (write_model == "always" or (write_model == "ship" and verdict is Verdict.SHIP))
+        wanted = write_model == "always" or (write_model == "ship" and verdict is Verdict.SHIP)
         return Outcome(
             study=out,
             theta0=direction.initial.path,
@@ -132,7 +137,7 @@ def search(
             verdict=verdict,
             gain=gain,
             gain_of_training=paired_difference(theta1, theta0),
-            model=_keep_model(direction, choice if write_it else None, out / "model"),
+            model=None if choice == THETA1 else _keep_model(direction, choice, out / "model", wanted),
             costs=study.costs(),
             examples=examples(study, finalists),
         )
@@ -162,7 +167,7 @@ class _Work:
     def fluency(self, alpha: float, part: Part) -> None:
         """See to it that every reply of theta(alpha) has its log-probability under theta0."""
         batches = self._study.unscored(FLUENCY, alpha, part)
-        asked = ([(completion.prompt, completion.reply.tokens) for completion in batch] for batch in batches)
+        asked = ([(each.enrolled.tokens, each.reply.tokens) for each in batch] for batch in batches)
         values = self._engine.log_probabilities(THETA0, asked)
         self._through("fluency", alpha, part, batches, values, partial(self._study.add_rewards, FLUENCY))
 
@@ -170,7 +175,7 @@ class _Work:
         batches = self._study.unanswered(alpha, part)
         # Shared noise ties the alphas of the search together; the confirmation is to be independent of it.
         noise = "search" if part == "search" else f"confirm {alpha!r}"
-        asked = ([Request(prompt, noise) for prompt in batch] for batch in batches)
+        asked = ([Request(each.prompt.id, each.tokens, noise) for each in batch] for batch in batches)
         replies = self._engine.generate(alpha, asked)
         self._through("generate", alpha, part, batches, replies, partial(self._study.add_replies, alpha))
 
@@ -190,6 +195,8 @@ class _Work:
         commit: Callable[[Sequence[B], R, float], None],
     ) -> None:
         """Commit each batch with its result and the seconds that it took, as soon as it is there."""
+        if not batches:
+            return  # before `results` is asked for anything: an engine would load and move its model
         done, total, since = 0, sum(map(len, batches)), time.monotonic()
         for batch, result in zip(batches, results, strict=True):
             now = time.monotonic()
@@ -198,16 +205,26 @@ class _Work:
             self._watch(Done(activity, part, alpha, done, total))
 
 
-def _keep_model(direction: Direction, alpha: float | None, folder: Path) -> Path | None:
-    """The folder with theta(alpha), written unless it is there already; None where none is wanted."""
-    if alpha is None:
-        if folder.exists():
-            logger.warning("%s: is of an earlier decision of this study; the present one writes no model", folder)
-        return None
+def _keep_model(direction: Direction, alpha: float, folder: Path, wanted: bool) -> Path | None:
+    """The folder with theta(alpha), which is written if it is wanted and not there; None where it is not there."""
     if folder.exists():
-        if json.loads((folder / PROVENANCE_NAME).read_text())["alpha"] == alpha:
+        held = _alpha_of(folder)
+        if held == alpha:
             return folder
-        logger.warning("%s: is of an earlier decision of this study and is written anew", folder)
-        shutil.rmtree(folder)
+        logger.warning("%s: holds alpha %g, which an earlier decision of this study chose", folder, held)
+    if not wanted:
+        return None
+    replaced = folder.with_name("model.replaced.partial")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
     write(plan(direction, alpha), folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     return folder
+
+
+def _alpha_of(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / PROVENANCE_NAME).read_text())["alpha"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(f"{folder}: is in the way of the model and not one of ours; move it") from None

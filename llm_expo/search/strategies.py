@@ -5,7 +5,6 @@ among them, and answers with the next alpha or None to stop. It keeps no state, 
 the same way through whatever its rows say.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,9 @@ from llm_expo.errors import StudyError
 
 LARGEST_ALPHA = 32.0
 """Where `Paper` stops climbing although rewards still rise."""
+
+
+_ABSURD_ALPHA = 1000.0
 
 
 class Strategy(Protocol):
@@ -31,8 +33,8 @@ class Grid:
     alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
 
     def __post_init__(self) -> None:
-        if not self.alphas or not all(map(math.isfinite, self.alphas)):
-            raise StudyError(f"alphas are {_listed(self.alphas)}; they have to be finite numbers")
+        if not self.alphas or not all(abs(alpha) <= _ABSURD_ALPHA for alpha in self.alphas):
+            raise StudyError(f"alphas are {_listed(self.alphas)}; each has to lie within {_ABSURD_ALPHA:g} of theta1")
 
     def __call__(self, rewards: Mapping[float, float]) -> float | None:
         return next((alpha for alpha in self.alphas if alpha not in rewards), None)
@@ -54,10 +56,11 @@ class Paper:
     intervals: tuple[float, ...] = (2.0, 1.0, 0.5)
 
     def __post_init__(self) -> None:
-        falling = all(wide > narrow > 0 for wide, narrow in pairwise((math.inf, *self.intervals)))
+        falling = all(wide > narrow > 0 for wide, narrow in pairwise((LARGEST_ALPHA, *self.intervals)))
         if not self.intervals or not falling:
             raise StudyError(
-                f"intervals are {_listed(self.intervals)}; they have to be positive and fall from wide to narrow"
+                f"intervals are {_listed(self.intervals)}; they have to fall from wide (below {LARGEST_ALPHA:g}) to "
+                f"narrow (above 0)"
             )
 
     def __call__(self, rewards: Mapping[float, float]) -> float | None:

@@ -26,18 +26,26 @@ _SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
+class Enrolled:
+    """A prompt in a study, with the token ids that every alpha is asked with."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Completion:
     """One reply in a study."""
 
     alpha: float
-    prompt: Prompt
+    enrolled: Enrolled
     sample: int
     reply: Reply
 
     @property
     def conversation(self) -> list[Message]:
         """What a scorer judges: the prompt's messages and the reply."""
-        return [*self.prompt.messages, {"role": "assistant", "content": self.reply.text}]
+        return [*self.enrolled.prompt.messages, {"role": "assistant", "content": self.reply.text}]
 
 
 class Study:
@@ -100,7 +108,7 @@ class Study:
     def enrol(
         self,
         prompts: Sequence[Prompt],
-        lengths: Callable[[Sequence[Prompt]], Sequence[int]],
+        encode: Callable[[Sequence[Prompt]], Sequence[tuple[int, ...]]],
         *,
         confirm_share: float,
         batch_size: int,
@@ -115,7 +123,10 @@ class Study:
         for prompt in prompts:
             if prompt.id in known and known[prompt.id] != prompt:
                 raise PromptError(f"prompt {prompt.id}: stands in the study with another text; give it another id")
-        new = [prompt for prompt in prompts if prompt.id not in known]
+        # By their texts: one text under two ids could come to stand on both sides.
+        held_texts = {json.dumps(prompt.messages) for prompt in known.values()}
+        by_text = {json.dumps(prompt.messages): prompt for prompt in reversed(prompts)}
+        new = [prompt for text, prompt in by_text.items() if text not in held_texts]
         if held and not extend:
             given = {prompt.id for prompt in prompts}
             stages = range(max(extension for extension, _ in held) + 1)
@@ -138,25 +149,31 @@ class Study:
             )
         extension = 1 + max((extension for extension, _ in held), default=-1)
         batch = 1 + max((at for part in ("search", "confirm") for at in self._batches(part)), default=-1) if held else 0
-        rows: list[tuple[str, str, Part, int, int, int]] = []
+        rows: list[tuple[str, str, str, Part, int, int, int]] = []
         for part, chosen in parts:
             # Prompts of one length together waste the least padding; the longest first, so that what does not fit
             # into memory fails at once.
-            by_length = sorted(zip(lengths(chosen), (p.id for p in chosen), chosen, strict=True), reverse=True)
-            for start in range(0, len(by_length), batch_size):
-                for place, (_, _, prompt) in enumerate(by_length[start : start + batch_size]):
-                    rows.append((prompt.id, json.dumps(prompt.messages), part, batch, place, extension))
+            encoded = [Enrolled(prompt, tokens) for prompt, tokens in zip(chosen, encode(chosen), strict=True)]
+            encoded.sort(key=lambda each: (len(each.tokens), each.prompt.id), reverse=True)
+            for start in range(0, len(encoded), batch_size):
+                for place, each in enumerate(encoded[start : start + batch_size]):
+                    texts_of_row = (json.dumps(each.prompt.messages), json.dumps(each.tokens))
+                    rows.append((each.prompt.id, *texts_of_row, part, batch, place, extension))
                 batch += 1
         with transaction(self._database):
             if not held:
                 self._database.execute("DELETE FROM prompts")
-            self._database.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def prompts(self, part: Part) -> list[Prompt]:
-        """The prompts of a part in the order in which `trial` gives their rewards."""
-        return [prompt for batch in self._batches(part).values() for prompt in batch]
+        """The prompts of a part, in the order in which `rewards` and `replies` come."""
+        return [each.prompt for batch in self._batches(part).values() for each in batch]
 
-    def unanswered(self, alpha: float, part: Part, sample: int = 0) -> list[list[Prompt]]:
+    def extensions(self) -> int:
+        """How often prompts were added since the study began."""
+        return int(self._database.execute("SELECT max(extension) FROM prompts").fetchone()[0])
+
+    def unanswered(self, alpha: float, part: Part, sample: int = 0) -> list[list[Enrolled]]:
         """The batches of a part that theta(alpha) has not answered. A batch is answered whole or not at all."""
         answered = {
             batch
@@ -165,16 +182,16 @@ class Study:
                 (alpha, sample),
             )
         }
-        return [prompts for batch, prompts in self._batches(part).items() if batch not in answered]
+        return [enrolled for batch, enrolled in self._batches(part).items() if batch not in answered]
 
     # -- completions and rewards ---------------------------------------------------------------------------------
 
     def add_replies(
-        self, alpha: float, prompts: Sequence[Prompt], replies: Sequence[Reply], seconds: float, sample: int = 0
+        self, alpha: float, batch: Sequence[Enrolled], replies: Sequence[Reply], seconds: float, sample: int = 0
     ) -> None:
         rows = [
-            (alpha, prompt.id, sample, reply.text, json.dumps(reply.tokens), reply.truncated)
-            for prompt, reply in zip(prompts, replies, strict=True)
+            (alpha, each.prompt.id, sample, reply.text, json.dumps(reply.tokens), reply.truncated)
+            for each, reply in zip(batch, replies, strict=True)
         ]
         with transaction(self._database):
             self._database.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -183,10 +200,11 @@ class Study:
     def unscored(self, scorer: str, alpha: float, part: Part) -> list[list[Completion]]:
         """The completions of a part at alpha that the scorer has not scored, by batch."""
         batches = []
-        for batch, prompts in self._batches(part).items():
-            by_id = {prompt.id: prompt for prompt in prompts}
+        for batch, enrolled in self._batches(part).items():
+            by_id = {each.prompt.id: each for each in enrolled}
             rows = self._database.execute(
-                """SELECT prompt, sample, text, tokens, truncated FROM completions JOIN prompts ON id = prompt
+                """SELECT prompt, sample, text, completions.tokens, truncated
+                   FROM completions JOIN prompts ON id = prompt
                    WHERE alpha = ? AND batch = ? AND NOT EXISTS (
                        SELECT 1 FROM rewards WHERE rewards.alpha = completions.alpha AND scorer = ?
                        AND rewards.prompt = completions.prompt AND rewards.sample = completions.sample)
@@ -206,7 +224,7 @@ class Study:
         self, scorer: str, completions: Sequence[Completion], rewards: Sequence[float], seconds: float
     ) -> None:
         rows = [
-            (completion.alpha, completion.prompt.id, completion.sample, scorer, reward)
+            (completion.alpha, completion.enrolled.prompt.id, completion.sample, scorer, reward)
             for completion, reward in zip(completions, rewards, strict=True)
         ]
         with transaction(self._database):
@@ -227,7 +245,7 @@ class Study:
     def replies(self, alpha: float, part: Part) -> list[Reply]:
         """The replies of theta(alpha), in the order of `prompts`."""
         rows = self._database.execute(
-            """SELECT text, tokens, truncated FROM completions JOIN prompts ON id = prompt
+            """SELECT text, completions.tokens, truncated FROM completions JOIN prompts ON id = prompt
                WHERE alpha = ? AND part = ? ORDER BY batch, place, sample""",
             (alpha, part),
         )
@@ -250,13 +268,13 @@ class Study:
         rows = self._database.execute("SELECT extension, id, messages FROM prompts ORDER BY batch, place")
         return [(extension, _prompt(identity, messages)) for extension, identity, messages in rows]
 
-    def _batches(self, part: Part) -> dict[int, list[Prompt]]:
-        batches: dict[int, list[Prompt]] = {}
+    def _batches(self, part: Part) -> dict[int, list[Enrolled]]:
+        batches: dict[int, list[Enrolled]] = {}
         rows = self._database.execute(
-            "SELECT batch, id, messages FROM prompts WHERE part = ? ORDER BY batch, place", (part,)
+            "SELECT batch, id, messages, tokens FROM prompts WHERE part = ? ORDER BY batch, place", (part,)
         )
-        for batch, identity, messages in rows:
-            batches.setdefault(batch, []).append(_prompt(identity, messages))
+        for batch, identity, messages, tokens in rows:
+            batches.setdefault(batch, []).append(Enrolled(_prompt(identity, messages), tuple(json.loads(tokens))))
         return batches
 
 

@@ -29,8 +29,9 @@ def prompt(index: int) -> Prompt:
     return Prompt(f"p{index}", ({"role": "user", "content": " ".join(words)},))
 
 
-def requests(*indices: int, noise: str = "search") -> list[Request]:
-    return [Request(prompt(index), noise) for index in indices]
+def requests(engine: TransformersEngine, *indices: int, noise: str = "search") -> list[Request]:
+    prompts = [prompt(index) for index in indices]
+    return [Request(p.id, tokens, noise) for p, tokens in zip(prompts, engine.encode(prompts), strict=True)]
 
 
 @pytest.fixture
@@ -126,22 +127,24 @@ def test_low_memory_gives_the_same_replies(pair, tmp_path, engine):
         Direction.open(*pair), SAMPLING, device="cpu", low_memory=True, scratch=tmp_path / "scratch"
     )
     for alpha in (0.0, 0.8):
-        assert list(frugal.generate(alpha, [requests(1, 2)])) == list(engine.generate(alpha, [requests(1, 2)]))
+        assert list(frugal.generate(alpha, [requests(engine, 1, 2)])) == list(
+            engine.generate(alpha, [requests(engine, 1, 2)])
+        )
 
 
 def test_replies_repeat_and_alphas_differ(engine):
-    first = list(engine.generate(0.0, [requests(0, 1, 2), requests(3, 4)]))
+    first = list(engine.generate(0.0, [requests(engine, 0, 1, 2), requests(engine, 3, 4)]))
     assert [len(batch) for batch in first] == [3, 2]
-    moved = list(engine.generate(3.0, [requests(0, 1, 2), requests(3, 4)]))
+    moved = list(engine.generate(3.0, [requests(engine, 0, 1, 2), requests(engine, 3, 4)]))
     assert moved != first
-    assert list(engine.generate(0.0, [requests(0, 1, 2), requests(3, 4)])) == first
+    assert list(engine.generate(0.0, [requests(engine, 0, 1, 2), requests(engine, 3, 4)])) == first
 
 
 def test_noise_belongs_to_the_prompt_and_not_to_the_batch(engine):
     """In float32 on a tiny model the arithmetic of other batch shapes does not reach the draw."""
-    [together] = engine.generate(0.0, [requests(0, 1, 2, 3, 4)])
-    [[alone]] = engine.generate(0.0, [requests(3)])
-    [[other]] = engine.generate(0.0, [requests(3, noise="confirm")])
+    [together] = engine.generate(0.0, [requests(engine, 0, 1, 2, 3, 4)])
+    [[alone]] = engine.generate(0.0, [requests(engine, 3)])
+    [[other]] = engine.generate(0.0, [requests(engine, 3, noise="confirm")])
     assert together[3] == alone
     assert other != alone
 
@@ -153,7 +156,7 @@ def test_replies_are_those_of_plain_transformers_when_greedy(pair):
         device="cpu",
     )
     model, tokenizer = AutoModelForCausalLM.from_pretrained(pair[1]), AutoTokenizer.from_pretrained(pair[1])
-    [replies] = engine.generate(0.0, [requests(0, 1, 2, 3)])
+    [replies] = engine.generate(0.0, [requests(engine, 0, 1, 2, 3)])
     for index, reply in enumerate(replies):
         inputs = tokenizer.apply_chat_template(
             list(prompt(index).messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -169,7 +172,7 @@ def test_every_end_of_sequence_id_ends_a_reply(pair):
         json.dumps({**config, "eos_token_id": ends, "repetition_penalty": 9.0})
     )
     engine = TransformersEngine(Direction.open(*pair), Sampling(max_tokens=40), device="cpu")
-    [replies] = engine.generate(0.0, [requests(*range(20))])
+    [replies] = engine.generate(0.0, [requests(engine, *range(20))])
     assert {reply.tokens[-1] for reply in replies} <= set(ends)
     assert len({reply.tokens[-1] for reply in replies}) > 1
     for reply in replies:
@@ -178,7 +181,7 @@ def test_every_end_of_sequence_id_ends_a_reply(pair):
 
 
 def test_truncation_is_said(engine):
-    [replies] = engine.generate(0.0, [requests(*range(20))])
+    [replies] = engine.generate(0.0, [requests(engine, *range(20))])
     for reply in replies:
         assert reply.truncated == (reply.tokens[-1] != 1)
         assert len(reply.tokens) == 12 or not reply.truncated
@@ -187,12 +190,14 @@ def test_truncation_is_said(engine):
 
 
 def test_log_probabilities_are_those_of_one_plain_pass(engine, pair, monkeypatch):
-    [replies] = engine.generate(1.0, [requests(0, 1, 2, 3, 4)])
-    asked = [(prompt(index), reply.tokens) for index, reply in enumerate(replies)]
+    [replies] = engine.generate(1.0, [requests(engine, 0, 1, 2, 3, 4)])
+    questions = [request.tokens for request in requests(engine, 0, 1, 2, 3, 4)]
+    asked = [(question, reply.tokens) for question, reply in zip(questions, replies, strict=True)]
     [values] = engine.log_probabilities(-1.0, [asked])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(pair[0]), AutoTokenizer.from_pretrained(pair[0])
-    for (question, reply), value in zip(asked, values, strict=True):
-        text = tokenizer.apply_chat_template(list(question.messages), tokenize=False, add_generation_prompt=True)
+    for index, ((_, reply), value) in enumerate(zip(asked, values, strict=True)):
+        messages = list(prompt(index).messages)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         head = tokenizer(text, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             scores = model(torch.tensor([[*head, *reply]])).logits[0, len(head) - 1 : -1].log_softmax(-1)
@@ -203,12 +208,12 @@ def test_log_probabilities_are_those_of_one_plain_pass(engine, pair, monkeypatch
 
 
 def test_prompt_lengths_and_the_context(engine):
-    assert engine.prompt_lengths([prompt(0), prompt(1)]) == [4, 5]
+    assert [len(tokens) for tokens in engine.encode([prompt(0), prompt(1)])] == [4, 5]
     long = Prompt("long", ({"role": "user", "content": "sun " * 250},))
     with pytest.raises(
         PromptError, match="prompt long: its 253 tokens and a reply of 12 exceed the model's context of 256"
     ):
-        engine.prompt_lengths([long])
+        engine.encode([long])
 
 
 def test_a_model_without_chat_template(pair):
@@ -221,7 +226,7 @@ def test_a_template_that_refuses_a_prompt(pair):
     (pair[1] / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
     engine = TransformersEngine(Direction.open(*pair), SAMPLING, device="cpu")
     with pytest.raises(PromptError, match="prompt p0: theta1's chat template refuses it: no system role"):
-        engine.prompt_lengths([prompt(0)])
+        engine.encode([prompt(0)])
 
 
 def test_a_checkpoint_with_missing_weights_is_not_filled_at_random(pair):
@@ -230,11 +235,66 @@ def test_a_checkpoint_with_missing_weights_is_not_filled_at_random(pair):
         (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     engine = TransformersEngine(Direction.open(*pair), SAMPLING)
     with pytest.raises(EngineError, match=r"the model needs weights that the files do not hold: model.layers.2"):
-        next(engine.generate(0.0, [requests(0)]))
+        next(engine.generate(0.0, [requests(engine, 0)]))
 
 
 def test_an_unknown_architecture(pair):
     for folder in pair:
         (folder / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
     with pytest.raises(EngineError, match="cannot be loaded|cannot load it"):
+        TransformersEngine(Direction.open(*pair), SAMPLING)
+
+
+def test_weights_that_apply_refuses_are_not_generated_from(tmp_path):
+    """Nor NaN in an input, nor an alpha that overflows: the line names the tensor."""
+    theta0, theta1 = tiny_pair(tmp_path, dtype="float16")
+    live = InMemory(Direction.open(theta0, theta1), CPU, False)
+    with pytest.raises(EngineError, match=r"weight: holds NaN or infinity at alpha 300000"):
+        live.at(300000.0)
+    assert live.at(0.5) is not None
+    tensors = load_file(theta0 / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, theta0 / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EngineError, match="model.norm.weight: holds NaN or infinity at alpha 0.5"):
+        InMemory(Direction.open(theta0, theta1), CPU, False).at(0.5)
+
+
+def test_settings_cover_what_a_prompt_becomes(pair):
+    def settings():
+        return TransformersEngine(Direction.open(*pair), SAMPLING).settings
+
+    before = settings()
+    template = pair[1] / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    changed = settings()
+    assert {name for name in before if before[name] != changed[name]} == {"tokenizer and template"}
+    config = json.loads((pair[1] / "generation_config.json").read_text())
+    (pair[1] / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": [1, 2]}))
+    assert settings()["tokenizer and template"] != changed["tokenizer and template"]
+
+
+@pytest.mark.parametrize("broken", ["{", '{"eos_token_id": "x"}', '{"eos_token_id": []}'])
+def test_a_broken_generation_config(pair, broken):
+    (pair[1] / "generation_config.json").write_text(broken)
+    if broken == "{":
+        with pytest.raises(EngineError, match="its generation config cannot be loaded"):
+            _ = TransformersEngine(Direction.open(*pair), SAMPLING).settings
+    else:  # the next source names the token
+        assert TransformersEngine(Direction.open(*pair), SAMPLING)._stops == [1]
+
+
+def test_a_leftover_of_a_killed_run_is_cleared(pair, tmp_path):
+    (tmp_path / "scratch" / "theta.partial" / "model").mkdir(parents=True)
+    (tmp_path / "scratch" / "theta").mkdir()
+    OnDisk(Direction.open(*pair), CPU, False, tmp_path / "scratch").at(0.5)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_models_own_code_is_not_run_unasked(pair):
+    for folder in pair:
+        config = json.loads((folder / "config.json").read_text())
+        auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": auto}))
+        (folder / "own.py").write_text("raise SystemExit('the code ran')\n")
+    with pytest.raises(EngineError, match="trust_remote_code"):
         TransformersEngine(Direction.open(*pair), SAMPLING)

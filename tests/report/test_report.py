@@ -25,7 +25,7 @@ def outcome(folder, **changes):
         "study": folder,
         "theta0": folder / "theta0",
         "theta1": folder / "theta1",
-        "settings": {"scorer": "function:a_b:<c>", "seed": 42},
+        "settings": {"scorer": "function:a_b:<c>", "seed": 42, "confirm_share": 0.25},
         "search": (row(0.0), row(2.0), row(4.0)),
         "confirm": (row(-1.0), row(0.0), row(2.0)),
         "choice": 2.0,
@@ -50,7 +50,7 @@ def test_every_verdict_in_words(tmp_path):
     assert f"The model is in {tmp_path / 'model'}." in say()
     wide = Interval(0.1, 0.1, -0.1, 0.3, 40)
     underpowered = say(verdict=Verdict.UNDERPOWERED, gain=wide, model=None)
-    assert "about 161 such prompts would decide (--extend adds prompts to this study)" in underpowered
+    assert "about 1364 more prompts (--extend) would show it in four cases of five" in underpowered
     assert "No model was written; --write always writes it all the same." in underpowered
     assert "no gain that matters. Keep theta1." in say(verdict=Verdict.NO_GAIN, gain=wide, model=None)
     nothing = say(verdict=Verdict.NO_GAIN, gain=None, choice=0.0, model=None)
@@ -75,7 +75,7 @@ def test_json_is_whole(tmp_path):
     assert record["gain"] == dataclasses.asdict(GAIN)
     assert record["search"][1]["symptoms"]["distinct_openings"] == 0.9
     assert record["costs"]["generate"] == {"seconds": 10.0, "tokens": 500}
-    assert record["examples"][0]["replies"] == {"-1": "x", "2": HOSTILE}
+    assert record["examples"][0]["replies"] == {"-1.0": "x", "2.0": HOSTILE}
 
 
 def test_files_are_written_beside_the_study_and_the_model(tmp_path):

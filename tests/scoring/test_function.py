@@ -37,12 +37,32 @@ def test_what_a_function_raises_is_told_in_one_line_with_its_place():
 
 @pytest.mark.parametrize(
     ("answer", "words"),
-    [([1.0], "returned 1 rewards for 2"), ([1.0, float("nan")], "returned nan for the reply 'sixsix'"),
-     ([float("inf"), 0], "returned inf for the reply 'four'"), (["a", "b"], "could not convert"), (None, "TypeError")],
-)  # fmt: skip
+    [
+        ([1.0], "returned 1 rewards for 2"),
+        ([1.0, float("nan")], "returned nan for the reply 'sixsix'"),
+        ([float("inf"), 0], "returned inf for the reply 'four'"),
+        ([1e38, 0], r"returned 1e\+38"),
+        (["a", "b"], "returned a list, not a sequence of numbers"),
+        ("11", "returned a str"),
+        ({1: 2, 3: 4}, "returned a dict"),
+        (None, "TypeError"),
+    ],
+)
 def test_what_is_not_a_reward_is_refused(answer, words):
     with pytest.raises(ScorerError, match=words):
         rewards(FunctionScorer(lambda conversations: answer, "f"), CONVERSATIONS)
+
+
+def test_a_function_that_exits_is_an_error():
+    with pytest.raises(ScorerError, match="SystemExit"):
+        FunctionScorer(lambda conversations: exit(0), "f").score(CONVERSATIONS)
+
+
+def test_a_module_that_fails_is_told_apart_from_a_missing_function(tmp_path, monkeypatch):
+    (tmp_path / "failing_rewards.py").write_text("import math\nmath.no_such_thing\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScorerError, match="cannot be imported: AttributeError: module 'math' has no attribute"):
+        scorer_from("function:failing_rewards:score")
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ import time
 
 import pytest
 
-from llm_expo.errors import ScorerError, StudyError
-from llm_expo.generation import Prompt
+from llm_expo.errors import OutputError, ScorerError, StudyError
+from llm_expo.generation import Prompt, Sampling, TransformersEngine
+from llm_expo.scoring import FunctionScorer
 from llm_expo.search import Grid, Paper, Verdict, search
 from llm_expo.search.run import Done, Tried
 from llm_expo.testing import FakeEngine, FakeScorer, peak
 from llm_expo.weights import Direction
 
-PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7)},)) for i in range(90)]
+PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7) + str(i)},)) for i in range(90)]
+WORDED = [Prompt(f"w{i}", ({"role": "user", "content": f"the cat {'sun ' * i}"},)) for i in range(12)]
 PEAK = peak(2.5)
 ROWS = (
     "SELECT * FROM prompts ORDER BY id",
@@ -29,6 +31,10 @@ ROWS = (
 def rows(folder):
     with sqlite3.connect(folder / "study.sqlite") as database:
         return [database.execute(query).fetchall() for query in ROWS]
+
+
+def by_length(conversations):
+    return [len(conversation[-1]["content"]) for conversation in conversations]
 
 
 def find(direction, out, *, curve=PEAK, prompts=PROMPTS, engine=None, scorer=None, **options):
@@ -84,11 +90,45 @@ def test_an_alpha_that_only_looked_good_is_not_shipped(direction, tmp_path):
 
 
 def test_writing_can_be_forced_and_forbidden(direction, tmp_path):
-    useless = {"curve": lambda alpha: 0.001 * alpha, "strategy": Grid((0.1, 0.2))}
-    outcome = find(direction, tmp_path / "a", **useless, write_model="always")
-    assert outcome.verdict is not Verdict.SHIP
-    assert outcome.choice == 0 or outcome.model is not None
+    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((0.1,))}
+    outcome = find(direction, tmp_path / "a", **slight, prompts=PROMPTS[:36], write_model="always")
+    assert (outcome.choice, outcome.verdict) == (0.1, Verdict.UNDERPOWERED)
+    assert outcome.model is not None
     assert find(direction, tmp_path / "n", write_model="never").model is None
+    assert not (tmp_path / "n" / "model").exists()
+
+
+def test_an_earlier_model_is_replaced_whole_and_what_is_not_ours_is_left(direction, tmp_path, caplog):
+    outcome = find(direction, tmp_path / "s")
+    assert find(direction, tmp_path / "s", write_model="never").model == outcome.model
+    provenance = outcome.model / "llm_expo.json"
+    provenance.write_text(json.dumps({"alpha": 99.0}))
+    assert find(direction, tmp_path / "s", write_model="never").model is None
+    assert "holds alpha 99, which an earlier decision of this study chose" in caplog.text
+    assert find(direction, tmp_path / "s") == outcome
+    assert json.loads(provenance.read_text())["alpha"] == outcome.choice
+    for broken in ("{}", "{", "[]"):
+        provenance.write_text(broken)
+        with pytest.raises(OutputError, match="is in the way of the model and not one of ours; move it"):
+            find(direction, tmp_path / "s")
+    assert provenance.exists()
+
+
+def test_every_extension_asks_for_more_confidence(direction, tmp_path):
+    """Looking again and again at a growing study must not wear its error down."""
+    confidences = [
+        find(direction, tmp_path / "s", prompts=PROMPTS[:n], extend=n > 30).gain.confidence for n in (30, 60, 90)
+    ]
+    assert confidences == [0.95, 0.975, 0.9875]
+
+
+def test_a_finished_study_loads_no_model(tmp_path, pair):
+    direction = Direction.open(*pair)
+    options = {"prompts": WORDED, "scorer": FunctionScorer(by_length, "length"), "strategy": Grid((0.5,))}
+    find(direction, tmp_path / "s", engine=TransformersEngine(direction, Sampling(max_tokens=4)), **options)
+    engine = TransformersEngine(direction, Sampling(max_tokens=4))
+    find(direction, tmp_path / "s", engine=engine, **options)
+    assert "_live" not in vars(engine)
 
 
 def test_a_finished_study_only_reads(direction, tmp_path):

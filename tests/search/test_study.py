@@ -11,15 +11,21 @@ ENVIRONMENT = {"torch": "2"}
 
 
 def prompts(n: int, start: int = 0) -> list[Prompt]:
-    return [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7)},)) for i in range(start, start + n)]
+    return [
+        Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7) + str(i)},)) for i in range(start, start + n)
+    ]
+
+
+def encode(some):
+    return [(7,) * len(prompt.messages[0]["content"].split()) for prompt in some]
 
 
 def lengths(some):
-    return [len(prompt.messages[0]["content"].split()) for prompt in some]
+    return list(map(len, encode(some)))
 
 
 def enrol(study, some, extend=False, batch_size=4):
-    study.enrol(some, lengths, confirm_share=0.25, batch_size=batch_size, extend=extend)
+    study.enrol(some, encode, confirm_share=0.25, batch_size=batch_size, extend=extend)
 
 
 def test_split_and_batches_are_fixed_and_sorted_by_length(tmp_path):
@@ -57,6 +63,10 @@ def test_extending_keeps_the_old_batches(tmp_path):
             enrol(study, prompts(5))
         with pytest.raises(StudyError, match="of the 70 given now, 10 are not among them; .* --extend"):
             enrol(study, prompts(70))
+        again = [Prompt(f"new name {p.id}", p.messages) for p in prompts(10)]
+        enrol(study, again, extend=True)  # the same texts under other names would stand on both sides
+        assert len(study.prompts("search")) + len(study.prompts("confirm")) == 60
+        assert study.extensions() == 1
         with pytest.raises(PromptError, match="p3: stands in the study with another text"):
             enrol(study, [Prompt("p3", ({"role": "user", "content": "other"},))], extend=True)
 
@@ -70,7 +80,7 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     with Study.open(tmp_path / "s") as study:
         enrol(study, prompts(40))
         [first, *_] = study.unanswered(0.5, "search")
-        replies = [Reply(f"text {prompt.id} \x00 \ud7ff 😀", (1, 2, 3), truncated=False) for prompt in first]
+        replies = [Reply(f"text {each.prompt.id} \x00 \ud7ff 😀", (1, 2, 3), truncated=False) for each in first]
         study.add_replies(0.5, first, replies, seconds=2.0)
         assert first not in study.unanswered(0.5, "search")
         assert first in study.unanswered(0.25, "search")
@@ -136,6 +146,33 @@ def test_a_second_process_is_refused(tmp_path):
         with pytest.raises(StudyError, match="another process has this study open"), Study.open(tmp_path / "s"):
             pass
     with Study.open(tmp_path / "s"):
+        pass
+
+
+def test_a_lock_alone_is_no_other_thing(tmp_path):
+    """What a kill between making the lock and making the database leaves."""
+    (tmp_path / "study.lock").touch()
+    with Study.open(tmp_path) as study:
+        enrol(study, prompts(40))
+
+
+def test_what_fails_before_the_first_reply_leaves_nothing(tmp_path):
+    (tmp_path / "kept").mkdir()
+    for name in ("new", "kept"):
+        with pytest.raises(PromptError), Study.open(tmp_path / name) as study:
+            enrol(study, prompts(3))
+    assert list(tmp_path.iterdir()) == []
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(40))
+        answer(study)
+    with pytest.raises(StudyError), Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(3))
+    with Study.open(tmp_path / "s") as study:
+        assert study.replies(0.0, "search")
+
+
+def test_places_that_cannot_be(tmp_path):
+    with pytest.raises(StudyError, match="cannot be used: File name too long"), Study.open(tmp_path / ("x" * 300)):
         pass
 
 

@@ -29,9 +29,20 @@ def test_theta1_itself_is_no_gain():
     assert judge(None, BASELINE) is Verdict.NO_GAIN
 
 
-def test_prompts_needed():
-    assert prompts_needed(interval(-0.1, 0.3, n=50)) == 50 * 4 + 1
+def test_equal_rewards_are_no_gain():
+    assert judge(Interval(0, 0, 0, 0, 50), [1.0] * 50) is Verdict.NO_GAIN
+
+
+def test_few_prompts_never_ship():
+    assert judge(Interval(1, 0, 1, 1, 19), BASELINE) is Verdict.UNDERPOWERED
+    assert judge(Interval(1, 0, 1, 1, 20), BASELINE) is Verdict.SHIP
+
+
+def test_prompts_needed_by_hand():
+    """(z(1 - 0.0125) + z(0.8)) * se / mean = (2.2414 + 0.8416) * 0.1 / 0.1, squared, times 50."""
+    assert prompts_needed(interval(-0.1, 0.3, n=50)) == 476
     assert prompts_needed(interval(-0.3, 0.1)) is None
+    assert prompts_needed(interval(0.9, 1.0, n=20)) == 20
 
 
 def test_a_useless_alpha_rarely_ships():

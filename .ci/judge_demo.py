@@ -1,0 +1,30 @@
+"""Holds the demo to what it promises, from its report: a confirmed gain, a model that loads, at most 5 minutes of search.
+
+python .ci/judge_demo.py demo-run/study/report.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def main() -> None:
+    report = json.loads(Path(sys.argv[1]).read_text())
+    seconds = sum(cost["seconds"] for cost in report["costs"].values())
+    print(f"verdict {report['verdict']}, alpha {report['choice']}, gain {report['gain']}, {seconds:.0f} s of search")
+    _, info = AutoModelForCausalLM.from_pretrained(report["model"], output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(report["model"])
+    for holds, wanted in (
+        (report["verdict"] == "SHIP", "the verdict SHIP"),
+        (not any(info.values()), "a model that loads without missing or unexpected weights"),
+        (bool(tokenizer.chat_template), "a tokenizer with its chat template"),
+        (seconds < 300, "at most 300 s of search"),
+    ):
+        if not holds:
+            sys.exit(f"the demo lacks {wanted}")
+
+
+if __name__ == "__main__":
+    main()
