@@ -1,4 +1,4 @@
-"""Holds the demo to what it promises, from its report: a confirmed gain, a model that loads, at most 5 minutes of search.
+"""Holds the demo to its promise, from its report: a confirmed gain, a model that loads, 5 minutes of search at most.
 
 python .ci/judge_demo.py demo-run/study/report.json
 """

@@ -8,15 +8,16 @@ that follows is the one that every user runs, with `SEARCH_OPTIONS`.
 from llm_expo.demo.pair import make_pair
 
 OBJECTIVE = (
-    "theta0: SmolLM2-135M-Instruct. theta1: the same after 20 % of a DPO run towards positive words. "
-    "The reward is a toy (VADER valence of the reply's distinct words): it shows that alpha moves what training began "
-    "to move, not that the model becomes more useful, and large alphas game it."
+    "theta0: SmolLM2-135M-Instruct. theta1: the same after 20 % of a DPO run towards positive words.\n"
+    "The reward is a toy (VADER valence of a reply's distinct words). It shows that alpha carries on what training "
+    "began, not that the model becomes more useful. The grid ends at 2 on purpose: at 4 this reward is higher still, but the "
+    "replies have come loose from their prompts (docs/log.md)."
 )
 
 SEARCH_OPTIONS = (
     *("--scorer", "function:llm_expo.demo.positivity:score"),
-    *("--strategy", "paper", "--intervals", "2,1,0.5"),
-    *("--limit", "192"),
+    *("--alphas", "0.5,1,1.5,2"),
+    *("--limit", "80"),
     *("--max-tokens", "64"),
     *("--batch-size", "64"),
 )
