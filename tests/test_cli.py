@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_expo.cli import main
+from llm_expo.cli import _parser, main
+from llm_expo.search import PRESETS
 from llm_expo.testing import tiny_pair
 
 LENGTH = "function:rewards_for_tests:length"
@@ -232,6 +233,11 @@ def test_wrong_usage_is_status_2(capsys, arguments):
         main(arguments)
     assert stopped.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_papers_intervals_are_taken_as_they_are_written():
+    for text, intervals in PRESETS.items():
+        assert _parser().parse_args(search("--strategy", "paper", "--intervals", text)).intervals == intervals
 
 
 def test_version_and_help(capsys):

@@ -16,7 +16,7 @@ OBJECTIVE = (
 
 SEARCH_OPTIONS = (
     *("--scorer", "function:llm_expo.demo.positivity:score"),
-    *("--alphas", "0.5,1,1.5,2"),
+    *("--alphas", "0.5,1,2"),
     *("--limit", "80"),
     *("--max-tokens", "64"),
     *("--batch-size", "64"),
