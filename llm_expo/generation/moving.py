@@ -7,6 +7,7 @@ in the files: transformers renames and fuses tensors while it loads, alike on bo
 
 import gc
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,6 +97,8 @@ class OnDisk:
                 self._live = load(folder, self._device, self._trust_remote_code)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # where nothing else lies in it
+                    self._scratch.rmdir()
         self._alpha = alpha
         return self._live
 
