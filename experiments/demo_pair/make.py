@@ -87,15 +87,17 @@ def sample(folder: Path) -> None:
     theta0 = folder / "theta0"
     engine = TransformersEngine(Direction.open(theta0, theta0), SAMPLING)
     batches = [prompts[start : start + PROMPTS_PER_BATCH] for start in range(0, len(prompts), PROMPTS_PER_BATCH)]
-    asked = ([Request(prompt, f"sample {i}") for prompt in batch for i in range(SAMPLES)] for batch in batches)
+    tokens = dict(zip((prompt.id for prompt in prompts), engine.encode(prompts), strict=True))
+    labels = [f"sample {i}" for i in range(SAMPLES)]
+    asked = ([Request(p.id, tokens[p.id], label) for p in batch for label in labels] for batch in batches)
     clock = time.monotonic()
     for number, (batch, replies) in enumerate(zip(batches, engine.generate(0.0, asked), strict=True), start=1):
         scores = positivity.score([[{"role": "assistant", "content": reply.text}] for reply in replies])
         with out.open("a") as file:
             for index, prompt in enumerate(batch):
                 mine = slice(index * SAMPLES, (index + 1) * SAMPLES)
-                tokens = [reply.tokens for reply in replies[mine]]
-                file.write(json.dumps({"id": prompt.id, "replies": tokens, "rewards": scores[mine]}) + "\n")
+                said = [reply.tokens for reply in replies[mine]]
+                file.write(json.dumps({"id": prompt.id, "replies": said, "rewards": scores[mine]}) + "\n")
         print(f"sampled {number} of {len(batches)} batches, {time.monotonic() - clock:.0f} s", flush=True)
     rewards = [reward for row in read_jsonl(out) for reward in row["rewards"]]
     log(folder, phase="sample", replies=len(rewards), mean_reward=statistics.fmean(rewards), minutes=since(clock))
