@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    line = " ".join(message.split())
-    print(f"llm-expo: error: {''.join(c if c.isprintable() else '?' for c in line)}", file=sys.stderr)
+    from llm_expo import terminal
+
+    terminal.note(f"llm-expo: error: {message}")
     return 1
 
 

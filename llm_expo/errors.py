@@ -13,7 +13,13 @@ ExpoError                   one line for the user: what, where, both sides of a 
 
 
 class ExpoError(Exception):
-    """Base of all errors that are meant for the user; the command line prints it as one line and exits with 1."""
+    """Base of all errors that are meant for the user; the command line prints it as one line and exits with 1.
+
+    Whatever a library said over several lines is folded into one here, for everybody who passes it on.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 class CheckpointError(ExpoError):

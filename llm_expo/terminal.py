@@ -63,7 +63,7 @@ def search_watched() -> Iterator[Callable[[Done | Tried], None]]:
                     progress.reset(task, description=description, total=event.total)
                 progress.update(task, completed=event.done, total=event.total)
             else:
-                gain = f", vs theta1 {event.gain.mean:+.3f} ± {event.gain.se:.3f}" if event.gain else ""
+                gain = f", vs theta1 {words.with_error(event.gain)}" if event.gain else ""
                 note(f"{event.part}, alpha {words.name(event.alpha)}: reward {event.reward:.3f}{gain}")
 
         yield watch

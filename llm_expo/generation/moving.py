@@ -113,7 +113,7 @@ def load(
             path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise EngineError(f"{path}: transformers cannot load it: {' '.join(str(error).split())}") from None
+        raise EngineError(f"{path}: transformers cannot load it: {error}") from None
     model, info = loaded
     incomplete = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if incomplete:

@@ -93,7 +93,7 @@ def _from_hub(source: str) -> Iterator[tuple[str, Prompt]]:
     try:
         rows = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise PromptError(f"{source}: cannot be loaded: {' '.join(str(error).split())}") from None
+        raise PromptError(f"{source}: cannot be loaded: {error}") from None
     if field is not None and field not in rows.column_names:
         raise PromptError(f"{source}: has no field {field!r}; it has {', '.join(rows.column_names)}")
     for number, row in enumerate(rows):

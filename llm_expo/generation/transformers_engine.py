@@ -229,14 +229,14 @@ def _config(path: Path, trust_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise EngineError(f"{path}: its config cannot be loaded: {' '.join(str(error).split())}") from None
+        raise EngineError(f"{path}: its config cannot be loaded: {error}") from None
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise EngineError(f"{path}: its tokenizer cannot be loaded: {' '.join(str(error).split())}") from None
+        raise EngineError(f"{path}: its tokenizer cannot be loaded: {error}") from None
     if not tokenizer.chat_template:
         raise EngineError(
             f"{path}: has no chat template, so prompts cannot be put to it; put the template that the model was "

@@ -29,12 +29,16 @@ def name(alpha: float) -> str:
     return {THETA0: "-1 (theta0)", THETA1: "0 (theta1)"}.get(alpha, f"{alpha:g}")
 
 
+def with_error(gain: Interval) -> str:
+    return f"{gain.mean:+.3f} ± {gain.se:.3f}"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """One row under `COLUMNS`."""
     return (
         name(row.alpha),
         f"{row.reward:.3f}",
-        "" if row.gain is None else f"{row.gain.mean:+.3f} ± {row.gain.se:.3f}",
+        "" if row.gain is None else with_error(row.gain),
         f"{row.symptoms.tokens:.0f}",
         f"{row.symptoms.truncated:.0%}",
         f"{row.log_probability:.2f}",

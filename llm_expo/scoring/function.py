@@ -32,7 +32,7 @@ class FunctionScorer:
             while where is not None and where.tb_next is not None:
                 where = where.tb_next
             place = f" ({where.tb_frame.f_code.co_filename}, line {where.tb_lineno})" if where else ""
-            raise ScorerError(f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())}{place}") from error
+            raise ScorerError(f"{self.name}: {type(error).__name__}: {error}{place}") from error
 
 
 def load_function(path: str) -> FunctionScorer:

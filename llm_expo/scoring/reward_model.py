@@ -38,7 +38,7 @@ class RewardModelScorer:
                 output_loading_info=True,
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
-            raise ScorerError(f"{self.name}: cannot be loaded: {' '.join(str(error).split())}") from None
+            raise ScorerError(f"{self.name}: cannot be loaded: {error}") from None
         if info["missing_keys"]:
             named = ", ".join(sorted(info["missing_keys"])[:4])
             raise ScorerError(f"{self.name}: its files lack {named}: this is not a trained reward model")

@@ -73,7 +73,7 @@ def opened(folder: Path) -> Iterator[sqlite3.Connection]:
                 try:
                     yield database
                 except ExpoError:
-                    if not database.execute("SELECT EXISTS (SELECT 1 FROM completions)").fetchone()[0]:
+                    if not begun(database):
                         _remove(folder)  # what failed before the first reply leaves nothing behind
                     raise
             finally:
@@ -92,6 +92,11 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+def begun(database: sqlite3.Connection) -> bool:
+    """Whether the study has a reply yet; until then all else in it may change."""
+    return bool(database.execute("SELECT EXISTS (SELECT 1 FROM completions)").fetchone()[0])
 
 
 def _remove(folder: Path) -> None:

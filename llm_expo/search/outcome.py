@@ -1,5 +1,6 @@
 """What a search found, read off a study's rows; nothing here generates or scores."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,16 +76,22 @@ def examples(study: Study, alphas: Sequence[float], wanted: int = 4) -> tuple[Ex
     return tuple(Example(prompts[place], {alpha: replies[alpha][place].text for alpha in alphas}) for place in places)
 
 
+def gain_over_theta1(study: Study, scorer: str, alpha: float, part: Part, confidence: float = 0.95) -> Interval | None:
+    """The paired difference of theta(alpha)'s rewards to theta1's on a part; None for theta1 itself."""
+    if alpha == THETA1:
+        return None
+    return paired_difference(study.rewards(scorer, alpha, part), study.rewards(scorer, THETA1, part), confidence)
+
+
 def row(study: Study, scorer: str, alpha: float, part: Part) -> Row:
     """The row of an alpha whose replies are all there, scored and measured."""
     rewards = study.rewards(scorer, alpha, part)
-    baseline = study.rewards(scorer, THETA1, part)
     fluency = study.rewards(FLUENCY, alpha, part)
     return Row(
         alpha=alpha,
         prompts=len(rewards),
-        reward=sum(rewards) / len(rewards),
-        gain=None if alpha == THETA1 else paired_difference(rewards, baseline),
-        log_probability=sum(fluency) / len(fluency),
+        reward=statistics.fmean(rewards),
+        gain=gain_over_theta1(study, scorer, alpha, part),
+        log_probability=statistics.fmean(fluency),
         symptoms=symptoms(study.replies(alpha, part)),
     )

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 from llm_expo.errors import OutputError, StudyError
 from llm_expo.generation import Engine, Json, Prompt, Request
 from llm_expo.scoring import Scorer, rewards
-from llm_expo.search.outcome import FLUENCY, THETA0, THETA1, Outcome, examples, row
+from llm_expo.search.outcome import FLUENCY, THETA0, THETA1, Outcome, examples, gain_over_theta1, row
 from llm_expo.search.strategies import Grid, Strategy
 from llm_expo.search.study import Part, Study
 from llm_expo.search.verdict import Verdict, judge
@@ -119,11 +119,11 @@ def search(
         for alpha in finalists:
             work.fluency(alpha, "confirm")
 
-        theta0, theta1, chosen = (study.rewards(scorer.name, a, "confirm") for a in (THETA0, THETA1, choice))
+        theta0, theta1 = (study.rewards(scorer.name, alpha, "confirm") for alpha in (THETA0, THETA1))
         # Every extension is one more look at the same question: it may err half as often as the look before, so that
         # all looks together err less than twice as often as the first (alpha-spending by a geometric series).
         confidence = 1 - 0.05 / 2 ** study.extensions()
-        gain = None if choice == THETA1 else paired_difference(chosen, theta1, confidence)
+        gain = gain_over_theta1(study, scorer.name, choice, "confirm", confidence)
         verdict = judge(gain, theta1)
         wanted = write_model == "always" or (write_model == "ship" and verdict is Verdict.SHIP)
         return Outcome(
@@ -156,11 +156,8 @@ class _Work:
         """The mean reward of theta(alpha) on a part, after generating and scoring what is missing."""
         self._generate(alpha, part)
         self._score(alpha, part)
-        values = self._study.rewards(self._scorer.name, alpha, part)
-        reward = statistics.fmean(values)
-        gain = None
-        if alpha != THETA1:
-            gain = paired_difference(values, self._study.rewards(self._scorer.name, THETA1, part))
+        reward = statistics.fmean(self._study.rewards(self._scorer.name, alpha, part))
+        gain = gain_over_theta1(self._study, self._scorer.name, alpha, part)
         self._watch(Tried(part, alpha, reward, gain))
         return reward
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from llm_expo.errors import PromptError, StudyError
 from llm_expo.generation import Json, Message, Prompt, Reply
-from llm_expo.search.database import opened, transaction
+from llm_expo.search.database import begun, opened, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Study:
         differ in places from those of an uninterrupted study. A study without any reply yet takes new settings: what
         made the first batch fail (memory, a prompt too long) can be changed.
         """
-        if not self._begun():
+        if not begun(self._database):
             with transaction(self._database):
                 self._database.execute("DELETE FROM settings")
                 self._database.executemany(
@@ -118,7 +118,7 @@ class Study:
 
         With `extend`, prompts that the study does not hold are added in batches of their own, split alike.
         """
-        held = self._prompts_by_extension() if self._begun() else []
+        held = self._prompts_by_extension() if begun(self._database) else []
         known = {prompt.id: prompt for _, prompt in held}
         for prompt in prompts:
             if prompt.id in known and known[prompt.id] != prompt:
@@ -136,7 +136,7 @@ class Study:
                     f"are not among them; give the same prompts, or --extend to add new ones"
                 )
             return
-        if not new:
+        if held and not new:
             return
         new.sort(key=lambda prompt: prompt.id)  # the split is that of the set, in whatever order it was given
         random.Random(_SPLIT_SEED).shuffle(new)
@@ -257,9 +257,6 @@ class Study:
         return {activity: (seconds, tokens) for activity, seconds, tokens in rows}
 
     # ------------------------------------------------------------------------------------------------------------
-
-    def _begun(self) -> bool:
-        return bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM completions)").fetchone()[0])
 
     def _spend(self, activity: str, alpha: float, seconds: float, tokens: int) -> None:
         self._database.execute("INSERT INTO costs VALUES (?, ?, ?, ?)", (activity, alpha, seconds, tokens))
