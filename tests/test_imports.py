@@ -13,13 +13,14 @@ ROOT = Path(llm_expo.__file__).parent
 MAY_KNOW = {
     "errors": set(),
     "stats": set(),
-    "weights": {"errors", "stats"},
-    "generation": {"errors", "stats", "weights"},
+    "checkpoints": {"errors"},
+    "weights": {"errors", "stats", "checkpoints"},
+    "generation": {"errors", "stats", "checkpoints", "weights"},
     "scoring": {"errors", "stats"},
-    "search": {"errors", "stats", "weights", "generation", "scoring"},
-    "report": {"errors", "stats", "weights", "generation", "scoring", "search"},
+    "search": {"errors", "stats", "checkpoints", "weights", "generation", "scoring"},
+    "report": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search"},
     "demo": {"errors"},
-    "terminal": {"errors", "stats", "weights", "generation", "scoring", "search", "report"},
+    "terminal": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search", "report"},
 }
 HEAVY = set(
     "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib".split()

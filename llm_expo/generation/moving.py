@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from llm_expo.checkpoints import Checkpoint
 from llm_expo.errors import EngineError
-from llm_expo.weights import Checkpoint, Direction, plan, write
+from llm_expo.weights import Direction, plan, write
 from llm_expo.weights.kernel import extrapolate, first_not_finite
 from llm_expo.weights.reader import TORCH_DTYPES
 

@@ -22,13 +22,14 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LogitsProc
 from transformers.utils import logging as transformers_logging
 
 import llm_expo
+from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
-from llm_expo.weights import Direction, fingerprint
+from llm_expo.weights import Direction
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import OutputError, StudyError
 from llm_expo.generation import Engine, Json, Prompt, Request
 from llm_expo.scoring import Scorer, rewards
@@ -21,7 +22,6 @@ from llm_expo.search.study import Part, Study
 from llm_expo.search.verdict import Verdict, judge
 from llm_expo.stats import Interval, paired_difference
 from llm_expo.weights import Direction, plan, write
-from llm_expo.weights.sidefiles import PROVENANCE_NAME
 
 logger = logging.getLogger(__name__)
 

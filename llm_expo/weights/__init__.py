@@ -1,6 +1,5 @@
 """theta: two checkpoints, the direction between them, and a new checkpoint along it. Knows nothing of text or rewards.
 
-    Checkpoint      a model folder, seen through its safetensors headers
     Direction       the pair (initial = theta0, aligned = theta1)
     plan            Direction, alpha -> Extrapolation: a step for every tensor
     write, apply    Extrapolation -> a model folder; apply does all of it in one call
@@ -9,29 +8,22 @@
 Importing this loads no torch. The kernel for tensors in memory is llm_expo.weights.kernel.extrapolate.
 """
 
-from llm_expo.weights.checkpoint import Checkpoint, Tensor
 from llm_expo.weights.comparison import Comparison, Mover, compare
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, Step, plan
-from llm_expo.weights.fingerprint import fingerprint
-from llm_expo.weights.sidefiles import FileDifference
 from llm_expo.weights.writing import Written, apply, write
 
 __all__ = [
-    "Checkpoint",
     "Comparison",
     "Copy",
     "Direction",
     "Extrapolation",
-    "FileDifference",
     "Move",
     "Mover",
     "Step",
-    "Tensor",
     "Written",
     "apply",
     "compare",
-    "fingerprint",
     "plan",
     "write",
 ]

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llm_expo.checkpoints.sidefiles import FileDifference, differences
 from llm_expo.weights.direction import Direction
-from llm_expo.weights.sidefiles import FileDifference, differences
 
 if TYPE_CHECKING:
     from llm_expo.weights.tally import Distance

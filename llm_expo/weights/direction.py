@@ -7,9 +7,9 @@ comparison.py.
 import os
 from dataclasses import dataclass
 
+from llm_expo.checkpoints.checkpoint import Checkpoint, Tensor
+from llm_expo.checkpoints.files import shown
 from llm_expo.errors import MismatchError
-from llm_expo.weights.checkpoint import Checkpoint, Tensor
-from llm_expo.weights.files import shown
 
 # As many as still can be read in one line of an error.
 _NAMED = 12

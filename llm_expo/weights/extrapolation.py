@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from llm_expo.checkpoints.checkpoint import Tensor
+from llm_expo.checkpoints.files import shown
 from llm_expo.errors import CheckpointError, ExpoError
-from llm_expo.weights.checkpoint import Tensor
 from llm_expo.weights.direction import Direction
-from llm_expo.weights.files import shown
 
 # The kernel's arithmetic is float32: beyond this, alpha itself is infinite.
 _LARGEST_ALPHA = 3.4028234663852886e38

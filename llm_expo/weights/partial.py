@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from llm_expo.checkpoints.files import reason, shown
 from llm_expo.errors import OutputError
-from llm_expo.weights.files import reason, shown
 
 
 def refuse_output(out: Path, inputs: tuple[Path, ...]) -> None:

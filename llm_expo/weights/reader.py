@@ -12,9 +12,9 @@ from types import TracebackType
 
 import torch
 
+from llm_expo.checkpoints.checkpoint import Checkpoint, Shard, Tensor
+from llm_expo.checkpoints.files import open_regular, read_exactly, shown
 from llm_expo.errors import CheckpointError
-from llm_expo.weights.checkpoint import Checkpoint, Shard, Tensor
-from llm_expo.weights.files import open_regular, read_exactly, shown
 from llm_expo.weights.kernel import first_not_finite
 
 # Elements at a time. From 128 Ki to 1 Mi the time is alike: page-cache copies bound it.

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 
+from llm_expo.checkpoints.files import shown
 from llm_expo.errors import CheckpointError, ExpoError
 from llm_expo.weights.extrapolation import Copy, Move, OutputFile
-from llm_expo.weights.files import shown
 from llm_expo.weights.kernel import extrapolate, first_not_finite
 from llm_expo.weights.reader import CHUNK, Buffer, Reader, refuse_not_finite
 from llm_expo.weights.tally import Measure, Tally

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_expo.weights.checkpoint import INDEX_NAME, Checkpoint
+from llm_expo.checkpoints.checkpoint import INDEX_NAME, Checkpoint
+from llm_expo.checkpoints.files import open_regular, read_exactly
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_files
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.extrapolation import Extrapolation, plan
-from llm_expo.weights.files import open_regular, read_exactly
 from llm_expo.weights.partial import created, partial_folder, refuse_output
-from llm_expo.weights.sidefiles import PROVENANCE_NAME, side_files
 
 if TYPE_CHECKING:
     from llm_expo.weights.tally import Tally

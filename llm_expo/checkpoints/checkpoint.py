@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_expo.checkpoints.files import parse_json, read_bytes, reason, shown
+from llm_expo.checkpoints.header import Shard, Tensor
 from llm_expo.errors import CheckpointError
-from llm_expo.weights.files import parse_json, read_bytes, reason, shown
-from llm_expo.weights.header import FLOATS, Shard, Tensor
-
-__all__ = ["FLOATS", "INDEX_NAME", "Checkpoint", "Shard", "Tensor"]
 
 # The two names that transformers gives to safetensors weights; when both are there, it reads the first, and so do we.
 SINGLE_NAME = "model.safetensors"

@@ -10,8 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+from llm_expo.checkpoints.files import open_regular, parse_json, read_bytes, read_exactly, reason, shown
 from llm_expo.errors import CheckpointError
-from llm_expo.weights.files import open_regular, parse_json, read_bytes, read_exactly, reason, shown
 
 PROVENANCE_NAME = "llm_expo.json"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from llm_expo.checkpoints import Checkpoint, Tensor
+from llm_expo.checkpoints.header import Shard
 from llm_expo.errors import CheckpointError
-from llm_expo.weights import Checkpoint, Tensor
-from llm_expo.weights.header import Shard
 
 
 def test_literal_bytes(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import hashlib
 import os
 
-from llm_expo.weights.checkpoint import Checkpoint
-from llm_expo.weights.files import open_regular, read_exactly
+from llm_expo.checkpoints.checkpoint import Checkpoint
+from llm_expo.checkpoints.files import open_regular, read_exactly
 
 _BYTES_A_TENSOR = 512
 

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_expo.checkpoints.files import LARGEST_JSON, open_regular, parse_json, read_exactly, shown
 from llm_expo.errors import CheckpointError
-from llm_expo.weights.files import LARGEST_JSON, open_regular, parse_json, read_exactly, shown
 
 # Bits per element of every dtype that the format knows (safetensors 0.8).
 BITS = {

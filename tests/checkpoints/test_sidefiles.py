@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_expo.checkpoints.sidefiles import FileDifference, differences, side_files
 from llm_expo.errors import CheckpointError
-from llm_expo.weights.sidefiles import FileDifference, differences, side_files
 
 TAKEN = [
     "LICENSE",

@@ -1,7 +1,8 @@
 import shutil
 
+from llm_expo.checkpoints import Checkpoint, fingerprint
 from llm_expo.testing import tiny_pair
-from llm_expo.weights import Checkpoint, apply, fingerprint
+from llm_expo.weights import apply
 
 
 def test_a_copy_has_the_same_and_another_checkpoint_another(tmp_path):
