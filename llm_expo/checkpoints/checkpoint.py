@@ -30,9 +30,10 @@ class Checkpoint:
     files: tuple[Shard, ...]  # sorted by name
     tensors: Mapping[str, Tensor] = field(repr=False)  # by name, in the order of the files and of the bytes in them
     index: bytes | None = field(repr=False)  # the content of model.safetensors.index.json, None for a single file
+    config: Mapping[str, object] = field(repr=False)  # config.json; empty if there is none
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "Checkpoint":
+    def open(cls, path: str | os.PathLike[str], *, allow_bin: bool = False) -> "Checkpoint":
         """Read the headers of the model in folder `path`.
 
         Raises CheckpointError, one line that names file and tensor: no such folder, no safetensors in it, an adapter, a
@@ -41,12 +42,13 @@ class Checkpoint:
         folder = Path(path)
         names = _names_in(folder)
         _refuse_adapter(folder, names)
-        _refuse_quantised(folder, names)
+        config = _config(folder, names)
+        _refuse_quantised(folder, config)
         if SINGLE_NAME in names:
             shard = Shard.open(folder / SINGLE_NAME)
-            found = cls(folder, (shard,), {tensor.name: tensor for tensor in shard.tensors}, None)
+            found = cls(folder, (shard,), {tensor.name: tensor for tensor in shard.tensors}, None, config)
         elif INDEX_NAME in names:
-            found = _open_sharded(folder, names)
+            found = _open_sharded(folder, names, config)
         else:
             raise CheckpointError(f"{shown(folder)}: {_what_is_there(names)}")
         if not found.tensors:
@@ -88,10 +90,13 @@ def _refuse_adapter(folder: Path, names: frozenset[str]) -> None:
             )
 
 
-def _refuse_quantised(folder: Path, names: frozenset[str]) -> None:
+def _config(folder: Path, names: frozenset[str]) -> dict[str, object]:
     if "config.json" not in names:
-        return
-    config = parse_json(read_bytes(folder / "config.json"), f"{shown(folder / 'config.json')}: the file")
+        return {}
+    return parse_json(read_bytes(folder / "config.json"), f"{shown(folder / 'config.json')}: the file")
+
+
+def _refuse_quantised(folder: Path, config: Mapping[str, object]) -> None:
     # Multimodal models keep one config per part.
     parts = [config, *(value for value in config.values() if isinstance(value, dict))]
     for part in parts:
@@ -129,7 +134,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(shown(name) for name in names[:_NAMES_IN_A_MESSAGE]) + more
 
 
-def _open_sharded(folder: Path, names: frozenset[str]) -> Checkpoint:
+def _open_sharded(folder: Path, names: frozenset[str], config: Mapping[str, object]) -> Checkpoint:
     where = shown(folder / INDEX_NAME)
     raw = read_bytes(folder / INDEX_NAME)
     weight_map = parse_json(raw, f"{where}: the file").get("weight_map")
@@ -159,4 +164,4 @@ def _open_sharded(folder: Path, names: frozenset[str]) -> Checkpoint:
     for name, file in weight_map.items():
         if name not in tensors:
             raise CheckpointError(f"{where}: {shown(name)} lies in {shown(file)}, which does not hold it")
-    return Checkpoint(folder, shards, tensors, raw)
+    return Checkpoint(folder, shards, tensors, raw, config)

@@ -6,8 +6,11 @@ tensors' bytes, which must cover the rest of the file without hole or overlap. T
 one: what it lets through is whole. Knows nothing of folders, indexes or arithmetic.
 """
 
+import json
+import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_expo.checkpoints.files import LARGEST_JSON, open_regular, parse_json, read_exactly, shown
@@ -23,6 +26,8 @@ BITS = {
 }
 # The dtypes that are numbers to calculate with. The others are codes, counters and masks, whose sums mean nothing.
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Numbers all the same, of which only copies can be made: other floats, and packed ones.
+_OTHER_NUMBERS = frozenset(dtype for dtype in BITS if dtype[0] in "FC") - FLOATS
 _LARGEST_INTEGER = 2**63 - 1
 
 
@@ -54,9 +59,29 @@ class Tensor:
         return found[::-1]
 
     @property
+    def item_bytes(self) -> int:
+        """Bytes of one element of a dtype that fills whole bytes."""
+        return BITS[self.dtype] // 8
+
+    @property
     def is_float(self) -> bool:
         """Whether it can be extrapolated."""
         return self.dtype in FLOATS
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a weight, though not one to calculate with: float8 and the like, complex."""
+        return self.dtype in _OTHER_NUMBERS
+
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """Rows `start` to `stop` of the tensor, which lie in one piece."""
+        row = self.nbytes // self.shape[0]
+        return replace(
+            self, shape=(stop - start, *self.shape[1:]), start=self.start + start * row, stop=self.start + stop * row
+        )
+
+
+Source = Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +110,21 @@ class Shard:
             os.close(fd)
         tensors = _tensors(header, status.st_size, path)
         return cls(path, header, status.st_size, status.st_mtime_ns, tensors)
+
+
+def make_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """The first bytes of a safetensors file that holds these tensors, (name, dtype, shape), in this order.
+
+    As the reference library writes it, tensors begin at a multiple of 8 bytes.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, dtype, shape in tensors:
+        begin, end = end, end + math.prod(shape) * BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _header_bytes(fd: int, size: int, path: Path) -> bytes:

@@ -4,7 +4,9 @@ What is left out is listed, not what is taken: a file too many does no harm, one
 Knows nothing of tensors.
 """
 
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -62,6 +64,32 @@ def side_files(folder: Path) -> list[str]:
     for name in found:
         os.close(open_regular(folder / name))
     return found
+
+
+def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
+    """The content of a side file, piece by piece; config.json says `dtype`, unless that is "keep".
+
+    Raises CheckpointError for a file that cannot be read or is no valid JSON.
+    """
+    if path.name == "config.json" and dtype != "keep":
+        config = parse_json(read_bytes(path), f"{shown(path)}: the file")
+        # Multimodal models keep one config per part, each with its own dtype. transformers renamed the key in 4.56.
+        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+            for key in {"dtype", "torch_dtype"} & part.keys():
+                part[key] = dtype
+        if not {"dtype", "torch_dtype"} & config.keys():
+            config["torch_dtype"] = dtype  # all versions read the old name
+        yield (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        return
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        for at in range(0, size, 1 << 20):
+            part_bytes = bytearray(min(1 << 20, size - at))
+            read_exactly(fd, memoryview(part_bytes), at, path)
+            yield bytes(part_bytes)
+    finally:
+        os.close(fd)
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -17,10 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm_expo.checkpoints import Checkpoint
-from llm_expo.errors import EngineError
+from llm_expo.errors import EngineError, ExpoError
 from llm_expo.weights import Direction, plan, write
-from llm_expo.weights.kernel import extrapolate, first_not_finite
-from llm_expo.weights.reader import TORCH_DTYPES
+from llm_expo.weights.memory import DTYPES, extrapolate
 
 
 class LiveModel(Protocol):
@@ -62,9 +61,10 @@ class InMemory:
                 if live.is_floating_point():
                     initial, aligned = initial.to(self._initial_dtype), aligned.to(self._aligned_dtype)
                     in_place = live.device.type == "cpu" and live.dtype == aligned.dtype
-                    moved = extrapolate(initial, aligned, alpha, out=live if in_place else None)
-                    if first_not_finite(moved) is not None:
-                        raise EngineError(f"{name}: holds NaN or infinity at alpha {alpha:g}, in theta0, or in theta1")
+                    try:
+                        moved = extrapolate(initial, aligned, alpha, out=live if in_place else None)
+                    except ExpoError as error:
+                        raise EngineError(f"{name}: {error}") from None
                     if not in_place:
                         live.copy_(moved)
         self._alpha = alpha
@@ -154,7 +154,7 @@ def _available_memory() -> float:
 def _file_dtype(checkpoint: Checkpoint) -> torch.dtype | None:
     """The one float type of a checkpoint's tensors, or None where there are several."""
     dtypes = {tensor.dtype for tensor in checkpoint.tensors.values() if tensor.is_float}
-    return TORCH_DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
+    return DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
 
 
 def _shown(shape: torch.Size | None) -> str:

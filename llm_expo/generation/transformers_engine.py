@@ -59,7 +59,7 @@ class TransformersEngine:
         scratch: Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        direction.check()
+        direction.paired()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         self._direction = direction

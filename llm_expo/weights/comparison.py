@@ -5,13 +5,14 @@ The norms are those of the paper's Table 1 (arXiv 2404.16792). Knows nothing of 
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from llm_expo.checkpoints.files import shown
+from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
 from llm_expo.checkpoints.sidefiles import FileDifference, differences
+from llm_expo.errors import CheckpointError
 from llm_expo.weights.direction import Direction
-
-if TYPE_CHECKING:
-    from llm_expo.weights.tally import Distance
+from llm_expo.weights.kernel import distance
+from llm_expo.weights.tally import Distance
 
 _MOVERS = 5
 
@@ -58,26 +59,27 @@ def compare(direction: Direction) -> Comparison:
 
     Raises CheckpointError for an input that cannot be read, changes meanwhile, or holds NaN or infinity.
     """
-    from llm_expo.weights.kernel import one_thread
-    from llm_expo.weights.reader import CHUNK, Reader, refuse_not_finite
-    from llm_expo.weights.tally import Distance, Measure
-
     files = differences(direction.initial.path, direction.aligned.path)
     found: dict[str, Distance] = {}
-    measure = Measure(CHUNK)
-    with one_thread(), Reader(direction.initial, direction.aligned) as reader:
+    first, second = Buffer(), Buffer()
+    with Reader(direction.initial, direction.aligned) as reader:
         for name, aligned in direction.aligned.tensors.items():
             initial = direction.initial.tensors.get(name)
             if initial is None or initial.shape != aligned.shape or not (initial.is_float and aligned.is_float):
                 continue
             found[name] = Distance()
-            for at, before, after in reader.pairs(initial, aligned):
-                refuse_not_finite("theta0", initial, at, before)
-                refuse_not_finite("theta1", aligned, at, after)
-                found[name] += measure.distance(before, after)
+            for at in range(0, aligned.elements, CHUNK):
+                count = min(CHUNK, aligned.elements - at)
+                before, after = (
+                    reader.elements(side, at, count, buffer) for side, buffer in ((initial, first), (aligned, second))
+                )
+                part, bad = distance(*before, *after)
+                if bad is not None:
+                    raise CheckpointError(f"{shown(name)} holds NaN or infinity at index {aligned.position(at + bad)}")
+                found[name] += part
         reader.check_unchanged()
     total = sum(found.values(), Distance())
-    movers = sorted((_mover(name, distance) for name, distance in found.items()), key=_reach, reverse=True)
+    movers = sorted((_mover(name, moved) for name, moved in found.items()), key=_reach, reverse=True)
     return Comparison(
         tensors=len(found),
         elements=total.elements,
@@ -90,8 +92,8 @@ def compare(direction: Direction) -> Comparison:
     )
 
 
-def _mover(name: str, distance: "Distance") -> Mover:
-    norm, norm_initial = math.sqrt(distance.squared), math.sqrt(distance.squared_initial)
+def _mover(name: str, moved: Distance) -> Mover:
+    norm, norm_initial = math.sqrt(moved.squared), math.sqrt(moved.squared_initial)
     return Mover(name, norm, norm / norm_initial if norm_initial else None)
 
 

@@ -1,47 +1,71 @@
-"""The plan at one alpha: a step for every tensor of theta1, and the files to write. Pure: no input, no output.
+"""The plan at one alpha: a step for every tensor of theta1, and the files to write. Writes nothing, reads no tensor.
 
 theta1's headers drive it; there is no list of architectures. stream.py carries the steps out.
 """
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-from llm_expo.checkpoints.checkpoint import Tensor
-from llm_expo.checkpoints.files import shown
+from llm_expo.checkpoints import Checkpoint, Shard
+from llm_expo.checkpoints.files import parse_json, shown
+from llm_expo.checkpoints.header import BITS, Source, Tensor, make_header
 from llm_expo.errors import CheckpointError, ExpoError
 from llm_expo.weights.direction import Direction
+from llm_expo.weights.kernel import Rounding
+from llm_expo.weights.pairing import NewRows, Pairing
 
 # The kernel's arithmetic is float32: beyond this, alpha itself is infinite.
 _LARGEST_ALPHA = 3.4028234663852886e38
 
+OutputDtype = Literal["keep", "float32", "bfloat16", "float16"]
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """target = aligned + alpha * (aligned - initial). The target's file is relative to the output folder."""
+    """target = aligned + alpha * (aligned - initial), rounded once to the target's dtype.
 
-    action: ClassVar[Literal["move"]] = "move"
+    At alpha 0 this is aligned in another dtype, and theta0 has no part in it. The target's file is relative to the
+    output folder.
+    """
+
     target: Tensor
-    initial: Tensor
-    aligned: Tensor
+    initial: Source
+    aligned: Source
     alpha: float
+    why: str = ""
+
+    @property
+    def action(self) -> Literal["move", "convert"]:
+        return "move" if self.alpha else "convert"
 
     @property
     def reason(self) -> str:
-        if self.initial.dtype == self.aligned.dtype:
-            return f"{self.aligned.dtype}, alpha {self.alpha:g}"
-        return f"{self.initial.dtype} to {self.aligned.dtype}, alpha {self.alpha:g}"
+        sides = list(dict.fromkeys((self.initial.dtype, self.aligned.dtype, self.target.dtype)))
+        return f"{' to '.join(sides)}, alpha {self.alpha:g}{self.why and f', {self.why}'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
     """target = source, byte for byte."""
 
-    action: ClassVar[Literal["copy"]] = "copy"
     target: Tensor
     source: Tensor
-    reason: str
+    why: str
+    same_as: Tensor | None = None  # what the source's bytes have to equal, for numbers that we cannot calculate with
+
+    @property
+    def action(self) -> Literal["copy"]:
+        return "copy"
+
+    @property
+    def reason(self) -> str:
+        return self.why
 
 
 Step = Move | Copy
@@ -52,9 +76,12 @@ class OutputFile:
     """A safetensors file to write: its header, and then what the steps put behind it."""
 
     name: str
-    header: bytes
-    size: int
-    steps: tuple[Step, ...]  # in the order of their bytes; they cover the file behind the header exactly
+    header: bytes = field(repr=False)
+    steps: tuple[Step, ...] = field(repr=False)  # in the order of their bytes; they cover the file behind the header
+
+    @property
+    def size(self) -> int:
+        return self.steps[-1].target.stop if self.steps else len(self.header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +90,27 @@ class Extrapolation:
 
     direction: Direction
     alpha: float
+    dtype: OutputDtype
+    rounding: Rounding
     files: tuple[OutputFile, ...]
-    index: bytes | None  # the content of model.safetensors.index.json, None for a single file
+    index: bytes | None = field(repr=False)  # the content of model.safetensors.index.json, None for a single file
+    selection: Mapping[str, object]  # how include, exclude, alpha_for and new_rows were set, where they were
+    notes: tuple[str, ...]  # what did not go by the tensors' own names
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """A step for every tensor of theta1, in the order in which they are written."""
+        """The steps of all files, in the order in which they are written. A tensor with new rows has two."""
         return tuple(step for file in self.files for step in file.steps)
 
     @property
     def moved(self) -> int:
         """Number of tensors that are calculated."""
-        return sum(step.action == "move" for step in self.steps)
+        return len({step.target.name for step in self.steps if step.action == "move"})
 
     @property
     def copied(self) -> int:
-        """Number of tensors that are copied."""
-        return sum(step.action == "copy" for step in self.steps)
+        """Number of tensors that are theta1's, or at alpha -1 theta0's."""
+        return len({step.target.name for step in self.steps}) - self.moved
 
     @property
     def nbytes(self) -> int:
@@ -87,43 +118,169 @@ class Extrapolation:
         return sum(file.size for file in self.files) + len(self.index or b"")
 
 
-def plan(direction: Direction, alpha: float) -> Extrapolation:
-    """Plan theta(alpha) in theta1's own layout: its files, its headers, its dtypes.
+def plan(
+    direction: Direction,
+    alpha: float,
+    *,
+    dtype: OutputDtype = "keep",
+    rounding: Rounding = Rounding(),  # noqa: B008 (a frozen value)
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    alpha_for: Sequence[tuple[str, float]] = (),
+    new_rows: NewRows = "refuse",
+) -> Extrapolation:
+    """Plan theta(alpha) in theta1's own layout: its files, its order and, with `dtype` "keep", its headers and dtypes.
 
-    Float tensors are moved; all others are copied from theta1. At alpha 0 everything is copied from theta1, and at -1
-    every float tensor of equal dtype from theta0, so that both are exact.
+    Float tensors are moved; all others are copied from theta1. Where alpha is 0, theta1's tensor is copied, and where
+    it is -1, theta0's, so that both are exact.
+
+    alpha:            any finite number; 0 is theta1, -1 is theta0, above 0 extrapolates.
+    dtype:            of all float tensors written; "keep" is theta1's, tensor by tensor.
+    include, exclude: globs of tensor names. What no `include` matches (if there is any) or some `exclude` does, stays
+                      theta1's.
+    alpha_for:        (glob, alpha): another alpha for some tensors; the last match wins.
+    new_rows:         see pairing.pair.
 
     Raises MismatchError for two checkpoints that do not belong together, CheckpointError where there is no float
-    tensor, ExpoError for an alpha that is not finite.
+    tensor, ExpoError for an alpha that is not finite and for a glob that matches nothing.
     """
-    alpha = float(alpha)
-    if not math.isfinite(alpha) or abs(alpha) > _LARGEST_ALPHA:
-        raise ExpoError(f"alpha must be a finite number in float32's range, not {alpha:g}")
-    direction.check()
-    if not any(tensor.is_float for tensor in direction.aligned.tensors.values()):
-        dtypes = sorted({tensor.dtype for tensor in direction.aligned.tensors.values()})
+    for value in (alpha, *(value for _, value in alpha_for)):
+        if not math.isfinite(value) or abs(value) > _LARGEST_ALPHA:
+            raise ExpoError(f"alpha must be a finite number in float32's range, not {value:g}")
+    found = direction.paired(new_rows)
+    aligned = direction.aligned
+    if not any(tensor.is_float for tensor in aligned.tensors.values()):
+        dtypes = sorted({tensor.dtype for tensor in aligned.tensors.values()})
         raise CheckpointError(
-            f"{shown(direction.aligned.path)}: nothing to extrapolate, no tensor is F64, F32, F16 or BF16, "
+            f"{shown(aligned.path)}: nothing to extrapolate, no tensor is F64, F32, F16 or BF16, "
             f"only {', '.join(dtypes)}"
         )
-    files = tuple(
-        OutputFile(
-            name=shard.path.name,
-            header=shard.header,
-            size=shard.size,
-            steps=tuple(_step(direction.initial.tensors[tensor.name], tensor, alpha) for tensor in shard.tensors),
-        )
-        for shard in direction.aligned.files
+    alphas = _alphas(aligned.tensors, float(alpha), include, exclude, alpha_for)
+    code = _CODES.get(dtype)
+    files = []
+    for shard, names in _layout(aligned):
+        header, targets = _targets(shard, [aligned.tensors[name] for name in names], code)
+        steps = [step for target in targets for step in _steps(target, alphas, found, aligned)]
+        files.append(OutputFile(targets[0].file.name if targets else _output_name(shard), header, tuple(steps)))
+    selection: dict[str, object] = {"include": list(include), "exclude": list(exclude)}
+    selection |= {"alpha_for": [list(each) for each in alpha_for], "new_rows": new_rows if new_rows == "copy" else None}
+    return Extrapolation(
+        direction,
+        float(alpha),
+        dtype,
+        rounding,
+        tuple(files),
+        _index(aligned, files),
+        {name: value for name, value in selection.items() if value},
+        found.notes,
     )
-    return Extrapolation(direction, alpha, files, direction.aligned.index)
 
 
-def _step(initial: Tensor, aligned: Tensor, alpha: float) -> Step:
-    target = Tensor(aligned.name, aligned.dtype, aligned.shape, Path(aligned.file.name), aligned.start, aligned.stop)
+def _alphas(
+    names: Iterable[str],
+    alpha: float,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    alpha_for: Sequence[tuple[str, float]],
+) -> dict[str, float | None]:
+    """Every tensor's alpha; None for those that the globs leave out."""
+    found = {
+        name: alpha
+        if (not include or any(fnmatchcase(name, glob) for glob in include))
+        and not any(fnmatchcase(name, glob) for glob in exclude)
+        else None
+        for name in names
+    }
+    for glob in (*include, *exclude, *(glob for glob, _ in alpha_for)):
+        if not any(fnmatchcase(name, glob) for name in found):
+            like = shown(next(iter(found)))
+            raise ExpoError(f'"{shown(glob)}" matches no tensor of theta1; its names are like {like}')
+    for glob, value in alpha_for:
+        matching = [name for name in found if fnmatchcase(name, glob)]
+        found |= {name: float(value) for name in matching if found[name] is not None}
+    return found
+
+
+def _layout(aligned: Checkpoint) -> list[tuple[Shard, list[str]]]:
+    """The tensors that each file of theta1 holds, in the order of their bytes."""
+    return [(shard, [tensor.name for tensor in shard.tensors]) for shard in aligned.files]
+
+
+def _output_name(shard: Shard) -> str:
+    name = shard.path.name
+    return (
+        name
+        if name.endswith(".safetensors")
+        else name.replace("pytorch_model", "model", 1).removesuffix(".bin") + ".safetensors"
+    )
+
+
+def _targets(shard: Shard, sources: Sequence[Source], code: str | None) -> tuple[bytes, list[Tensor]]:
+    """The header of an output file and where its tensors lie in it: theta1's own header wherever that still holds."""
+    path = Path(_output_name(shard))
+    dtypes = [code if code is not None and source.is_float else source.dtype for source in sources]
+    wanted = [(dtype, source.shape) for source, dtype in zip(sources, dtypes, strict=True)]
+    if shard.header and wanted == [(tensor.dtype, tensor.shape) for tensor in shard.tensors]:
+        return shard.header, [replace(tensor, file=path) for tensor in shard.tensors]
+    header = make_header(
+        [(source.name, dtype, source.shape) for source, dtype in zip(sources, dtypes, strict=True)], {"format": "pt"}
+    )
+    targets, start = [], len(header)
+    for source, dtype in zip(sources, dtypes, strict=True):
+        target = Tensor(source.name, dtype, source.shape, path, start, start)
+        target = replace(target, stop=start + math.prod(source.shape) * BITS[dtype] // 8)
+        targets.append(target)
+        start = target.stop
+    return header, targets
+
+
+def _steps(target: Tensor, alphas: Mapping[str, float | None], found: Pairing, checkpoint: Checkpoint) -> list[Step]:
+    """Usually one; two for a tensor with new rows."""
+    name = target.name
+    aligned, initial, alpha = checkpoint.tensors[name], found.partners.get(name), alphas[name]
     if not aligned.is_float:
-        return Copy(target, aligned, f"{aligned.dtype} is no float type: theta1's")
+        assert isinstance(aligned, Tensor)
+        # Codes, counters and masks are theta1's. Other numbers that cannot be calculated with have to be alike.
+        alike = initial if aligned.is_number and isinstance(initial, Tensor) else None
+        return [Copy(target, aligned, f"{aligned.dtype} is no type to calculate with: theta1's", alike)]
+    if initial is None:
+        return [_theta1s(target, aligned, found.copied[name])]
+    if alpha is None:
+        return [_theta1s(target, aligned, "left out: theta1's")]
     if alpha == 0:
-        return Copy(target, aligned, "alpha 0 is theta1")
-    if alpha == -1 and initial.dtype == aligned.dtype:
+        return [_theta1s(target, aligned, "alpha 0 is theta1")]
+    if initial.shape == aligned.shape:
+        return [_step(target, initial, aligned, alpha)]
+    assert isinstance(aligned, Tensor)
+    shared, rows = initial.shape[0], aligned.shape[0]
+    steps: list[Step] = []
+    if shared:
+        steps.append(_step(target.rows(0, shared), initial, aligned.rows(0, shared), alpha))
+    return [*steps, _theta1s(target.rows(shared, rows), aligned.rows(shared, rows), "new rows: theta1's")]
+
+
+def _step(target: Tensor, initial: Source, aligned: Source, alpha: float) -> Step:
+    if alpha == -1 and isinstance(initial, Tensor) and initial.dtype == target.dtype:
         return Copy(target, initial, "alpha -1 is theta0")
     return Move(target, initial, aligned, alpha)
+
+
+def _theta1s(target: Tensor, aligned: Source, why: str) -> Step:
+    if isinstance(aligned, Tensor) and aligned.dtype == target.dtype:
+        return Copy(target, aligned, why)
+    return Move(target, aligned, aligned, 0.0, why)
+
+
+def _index(aligned: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
+    """theta1's own index while it is true; else a new one, for several files."""
+    headers = [shard.header for shard in aligned.files]
+    if headers == [file.header for file in files]:
+        return aligned.index
+    if len(files) == 1:
+        return None
+    metadata = {} if aligned.index is None else parse_json(aligned.index, "the index").get("metadata")
+    total = sum(step.target.nbytes for file in files for step in file.steps)
+    weight_map = {step.target.name: file.name for file in files for step in file.steps}
+    known = metadata if isinstance(metadata, dict) else {}
+    record = {"metadata": {**known, "total_size": total}, "weight_map": weight_map}
+    return (json.dumps(record, indent=2) + "\n").encode()

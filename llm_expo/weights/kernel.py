@@ -1,89 +1,77 @@
-"""The one kernel: theta(alpha) = theta1 + alpha * (theta1 - theta0), for tensors in memory.
+"""The one kernel: theta(alpha) = theta1 + alpha * (theta1 - theta0), for chunks of elements in memory.
 
-ExPO, arXiv 2404.16792, eq. 1. Files are streamed through it chunk by chunk, and live models are moved by it; that the
-two agree bit for bit rests on its results being independent of chunking, stride and alignment
-(tests/weights/test_kernel.py holds torch to that, on the CPU). Knows nothing of names, files or statistics.
+ExPO, arXiv 2404.16792, eq. 1. The arithmetic is in _kernel.c and lets go of the interpreter lock; files are streamed
+through it, and tensors in memory moved by it (memory.py). Its results do not depend on how a tensor is cut into chunks.
+Knows nothing of names and files.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
 
-import torch
+from llm_expo.weights import _kernel
+from llm_expo.weights.tally import Distance, Tally
+
+Chunk = memoryview | bytearray | bytes
+_NUMBERS = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
 
 
-@torch.no_grad()
-def extrapolate(
-    initial: torch.Tensor, aligned: torch.Tensor, alpha: float, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Write theta1 + alpha * (theta1 - theta0) to `out` and return it.
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How a result becomes a number of 16 bits: to the nearest one, ties to even, or up or down by chance.
 
-    initial, aligned: theta0 and theta1, float tensors of one shape on one device.
-    alpha:            any finite float32. 0 copies theta1 and -1 copies theta0, bit for bit where out's dtype is theirs.
-    out:              of the same shape; a new tensor like `aligned` if None. It may be `aligned` or `initial` itself,
-                      but must not overlap them in any other way.
-
-    Arithmetic is float32 (float64 where one of the tensors is), with one rounding, to out's dtype.
-    Raises ValueError for shapes that differ and for dtypes that are not floating-point numbers of 16 bits or more.
+    Stochastic rounding is right on average and leaves exact values as they are. Its noise is a function of the seed,
+    the tensor's name and the element's position, whoever rounds it and when.
     """
-    if out is None:
-        out = torch.empty_like(aligned)
-    if not initial.shape == aligned.shape == out.shape:
-        # Broadcasting would make a plausible tensor of a wrong pair.
-        raise ValueError(f"shapes differ: {list(initial.shape)}, {list(aligned.shape)}, out {list(out.shape)}")
-    dtypes = {initial.dtype, aligned.dtype, out.dtype}
-    if not dtypes <= _FLOATS:
-        raise ValueError(f"cannot be extrapolated: {', '.join(sorted(str(dtype) for dtype in dtypes - _FLOATS))}")
-    # Copied, not computed: 0 * x is no identity for NaN, infinity and -0.0.
-    if alpha == 0:
-        return out.copy_(aligned)
-    if alpha == -1:
-        return out.copy_(initial)
-    if len(dtypes) == 1:
-        # For 16-bit types torch.lerp calculates in float32 and rounds once, in one fused pass.
-        return _lerp(initial, aligned, alpha, out)
-    wide = arithmetic_dtype(initial, aligned, out)
-    return out.copy_(_lerp(initial.to(wide), aligned.to(wide), alpha, None))
+
+    mode: Literal["nearest", "stochastic"] = "nearest"
+    seed: int = 0
+
+    def key(self, name: str) -> int:
+        """The 64-bit key of a tensor's noise."""
+        return int.from_bytes(blake2b(f"{self.seed}\0{name}".encode(), digest_size=8).digest(), "little")
 
 
-_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+def step(
+    initial: Chunk,
+    initial_dtype: str,
+    aligned: Chunk,
+    aligned_dtype: str,
+    out: Chunk,
+    out_dtype: str,
+    alpha: float,
+    *,
+    stochastic: bool = False,
+    key: int = 0,
+    position: int = 0,
+    let_through: bool = False,
+) -> tuple[Tally, int | None]:
+    """Write theta1 + alpha * (theta1 - theta0) to `out` and tally it.
 
+    initial, aligned, out: equally many elements as contiguous, aligned bytes, of the safetensors dtypes named: BF16,
+                           F16, F32 or F64. `out` may be one of the others if their dtypes are the same.
+    alpha:                 any finite number. 0 gives theta1 and -1 theta0, bit for bit where out's dtype is theirs.
+    stochastic, key, position: see Rounding; `position` is that of the first element in its tensor.
+    let_through:           where an input is NaN or infinite, write theta1's value and leave it out of the tally.
 
-def _lerp(initial: torch.Tensor, aligned: torch.Tensor, alpha: float, out: torch.Tensor | None) -> torch.Tensor:
-    # torch.lerp(start, end, w) is start + w * (end - start) for |w| < 0.5, else end - (1 - w) * (end - start). These
-    # two calls have it begin at the nearer end, so that no large terms cancel.
-    if abs(alpha) < 0.5:
-        return torch.lerp(aligned, initial, -alpha, out=out)
-    return torch.lerp(initial, aligned, 1 + alpha, out=out)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within, torch calculates on the calling thread alone.
-
-    For streaming: a chunk is a fraction of a millisecond's work. A team of threads gains little in it, and on a busy
-    machine loses everything (measured: 20 times slower), since after every call it waits, spinning, for its slowest
-    member. Nor do sums depend on the number of cores this way.
+    Arithmetic is float32 with one fused multiply-add (float64 where one of the three is), then one rounding.
+    Returns the tally, and the index of the first element that is not finite (nothing behind it counts) or None.
+    Raises ValueError for chunks that do not fit each other.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    numbers = _NUMBERS[initial_dtype], _NUMBERS[aligned_dtype], _NUMBERS[out_dtype]
+    differing, swallowed, along, squared, bad, elements = _kernel.step(
+        initial, numbers[0], aligned, numbers[1], out, numbers[2], alpha, stochastic, key, position, let_through
+    )
+    return Tally(elements, differing, swallowed, along, squared), None if bad < 0 else bad
 
 
-def arithmetic_dtype(*tensors: torch.Tensor) -> torch.dtype:
-    """The dtype in which these are calculated with: float64 where one of them is, else float32."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+def distance(initial: Chunk, initial_dtype: str, aligned: Chunk, aligned_dtype: str) -> tuple[Distance, int | None]:
+    """How far theta1's chunk lies from theta0's; chunks and dtypes as in `step`.
 
-
-def first_not_finite(tensor: torch.Tensor) -> int | None:
-    """Index of the first NaN or infinity in the flattened tensor, or None. Cheap where there is none."""
-    if tensor.numel() == 0:
-        return None
-    # One pass without a temporary: NaN comes through minimum and maximum.
-    lowest, highest = torch.aminmax(tensor)
-    if math.isfinite(lowest.item()) and math.isfinite(highest.item()):
-        return None
-    return int(tensor.isfinite().logical_not().flatten().nonzero()[0])
+    Returns the distance, and the index of the first element that is not finite on either side or None.
+    """
+    equal, one_ulp, squared, squared_initial, squared_aligned, bad, elements = _kernel.distance(
+        initial, _NUMBERS[initial_dtype], aligned, _NUMBERS[aligned_dtype]
+    )
+    found = Distance(elements, equal, one_ulp, squared, squared_initial, squared_aligned)
+    return found, None if bad < 0 else bad

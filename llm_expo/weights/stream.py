@@ -1,19 +1,98 @@
-"""Carries out a plan's steps: tensor by tensor, chunk by chunk, into one output file.
+"""Carries out a plan's steps: span by span on some threads, chunk by chunk, into one output file.
 
 Knows nothing of the output folder's fate (partial.py) or of the files beside the weights (writing.py).
 """
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-import torch
+import xxhash
 
 from llm_expo.checkpoints.files import shown
+from llm_expo.checkpoints.header import Source, Tensor
+from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
 from llm_expo.errors import CheckpointError, ExpoError
-from llm_expo.weights.extrapolation import Copy, Move, OutputFile
-from llm_expo.weights.kernel import extrapolate, first_not_finite
-from llm_expo.weights.reader import CHUNK, Buffer, Reader, refuse_not_finite
-from llm_expo.weights.tally import Measure, Tally
+from llm_expo.weights.extrapolation import Copy, Move, OutputFile, Step
+from llm_expo.weights.kernel import Rounding, step
+from llm_expo.weights.tally import Tally
+
+# Elements that one thread works on before it takes the next ones: enough that handing out costs nothing, and few enough
+# that the last ones are not waited for.
+SPAN = 1 << 22
+_READ = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of a step's elements; for a copy, of its bytes."""
+
+    step: Step
+    at: int
+    count: int
+
+    @property
+    def offset(self) -> int:
+        """Where it lies in the output file, in bytes."""
+        scale = 1 if isinstance(self.step, Copy) else self.step.target.item_bytes
+        return self.step.target.start + self.at * scale
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the output file."""
+        return self.count if isinstance(self.step, Copy) else self.count * self.step.target.item_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One file, written."""
+
+    tally: Tally
+    digest: str  # of the header and of the spans' digests (xxh3, 128 bits, hexadecimal)
+
+
+def stream_file(
+    file: OutputFile,
+    fd: int,
+    reader: Reader,
+    *,
+    rounding: Rounding,
+    let_through: bool,
+    workers: int,
+    progress: Callable[[int], None],
+) -> Streamed:
+    """Write one file of the plan to `fd` and tally its moved tensors; `progress` is told of the bytes as they go.
+
+    The result does not depend on the number of workers. Raises CheckpointError for an input that cannot be read, has
+    changed, or holds NaN or infinity where it is moved, ExpoError for a result that overflows, OSError from writing.
+    """
+    write_exactly(fd, memoryview(file.header), 0)
+    progress(len(file.header))
+    spans = list(_spans(file))
+    work = _Worker(fd, reader, rounding, let_through, spans)
+    tally, digest = Tally(), xxhash.xxh3_128(file.header)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="llm-expo")
+    try:
+        for span, (part, part_digest) in zip(spans, pool.map(work, range(len(spans))), strict=True):
+            tally += part
+            digest.update(part_digest)
+            progress(span.nbytes)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Streamed(tally, digest.hexdigest())
+
+
+def digest_file(file: OutputFile, fd: int) -> str:
+    """The digest that `stream_file` gave, of the bytes that the file holds now. Raises OSError."""
+    digest = xxhash.xxh3_128(os.pread(fd, len(file.header), 0))
+    for span in _spans(file):
+        part = xxhash.xxh3_128()
+        for at in range(0, span.nbytes, _READ):
+            part.update(os.pread(fd, min(_READ, span.nbytes - at), span.offset + at))
+        digest.update(part.digest())
+    return digest.hexdigest()
 
 
 def write_exactly(fd: int, view: memoryview, offset: int) -> None:
@@ -23,54 +102,112 @@ def write_exactly(fd: int, view: memoryview, offset: int) -> None:
         done += os.pwrite(fd, view[done:], offset + done)
 
 
-def stream_file(file: OutputFile, fd: int, reader: Reader, progress: Callable[[int], None]) -> Tally:
-    """Write one file of the plan to `fd` and tally its moved tensors; `progress` is told of the bytes as they go.
-
-    Raises CheckpointError for an input that cannot be read, has changed, or holds NaN or infinity where it is moved,
-    ExpoError for a result that overflows, OSError from writing.
-    """
-    write_exactly(fd, memoryview(file.header), 0)
-    progress(len(file.header))
-    tally, measure, buffer = Tally(), Measure(CHUNK), Buffer()
-    for step in file.steps:
-        if isinstance(step, Move):
-            tally += _move(step, fd, reader, buffer, measure, progress)
-        else:
-            _copy(step, fd, reader, progress)
-    return tally
+def _spans(file: OutputFile) -> Iterator[Span]:
+    for each in file.steps:
+        total = each.target.nbytes if isinstance(each, Copy) else each.target.elements
+        for at in range(0, total, SPAN):
+            yield Span(each, at, min(SPAN, total - at))
 
 
-def _copy(step: Copy, fd: int, reader: Reader, progress: Callable[[int], None]) -> None:
-    for at, view in reader.raw(step.source):
-        write_exactly(fd, view, step.target.start + at)
-        progress(len(view))
+class _Worker:
+    """Carries out one span at a time, on whichever thread calls it."""
 
+    def __init__(self, fd: int, reader: Reader, rounding: Rounding, let_through: bool, spans: list[Span]) -> None:
+        self._fd = fd
+        self._reader = reader
+        self._rounding = rounding
+        self._let_through = let_through
+        self._spans = spans
+        self._local = threading.local()
 
-def _move(
-    step: Move, fd: int, reader: Reader, buffer: Buffer, measure: Measure, progress: Callable[[int], None]
-) -> Tally:
-    tally = Tally()
-    for at, initial, aligned in reader.pairs(step.initial, step.aligned):
-        result = extrapolate(initial, aligned, step.alpha, buffer.tensor(step.target.dtype, len(aligned)))
-        # NaN and infinity come through from either input, so this one look covers all three.
-        if first_not_finite(result) is not None:
-            raise _not_finite(step, at, initial, aligned, result)
-        view = buffer.bytes[: len(result) * result.element_size()]
-        write_exactly(fd, view, step.target.start + at * result.element_size())
-        tally += measure.step(initial, aligned, result)
-        progress(len(view))
-    return tally
+    def __call__(self, index: int) -> tuple[Tally, bytes]:
+        span = self._spans[index]
+        if index + 2 < len(self._spans):
+            self._prefetch(self._spans[index + 2])
+        return self._copy(span, span.step) if isinstance(span.step, Copy) else self._move(span, span.step)
 
+    def _buffers(self) -> tuple[Buffer, Buffer, Buffer]:
+        found: tuple[Buffer, Buffer, Buffer] | None = getattr(self._local, "buffers", None)
+        if found is None:
+            found = self._local.buffers = Buffer(), Buffer(), Buffer()
+        return found
 
-def _not_finite(step: Move, at: int, initial: torch.Tensor, aligned: torch.Tensor, result: torch.Tensor) -> ExpoError:
-    try:
-        refuse_not_finite("theta0", step.initial, at, initial)
-        refuse_not_finite("theta1", step.aligned, at, aligned)
-    except CheckpointError as error:
-        return error
-    bad = first_not_finite(result) or 0
-    return ExpoError(
-        f"{shown(step.target.name)} overflows {step.target.dtype} at index {step.target.position(at + bad)} "
-        f"with alpha {step.alpha:g}: {float(initial[bad]):g} in {shown(step.initial.file)}, {float(aligned[bad]):g} in "
-        f"{shown(step.aligned.file)}; a smaller alpha may fit"
-    )
+    def _prefetch(self, span: Span) -> None:
+        sides = (span.step.source,) if isinstance(span.step, Copy) else (span.step.initial, span.step.aligned)
+        for side in sides:
+            if isinstance(side, Tensor):
+                scale = 1 if isinstance(span.step, Copy) else side.item_bytes
+                self._reader.prefetch(side, span.at * scale, span.count * scale)
+
+    def _copy(self, span: Span, each: Copy) -> tuple[Tally, bytes]:
+        digest = xxhash.xxh3_128()
+        buffer, other, _ = self._buffers()
+        for at in range(span.at, span.at + span.count, len(buffer.bytes)):
+            view = buffer.bytes[: min(len(buffer.bytes), span.at + span.count - at)]
+            self._reader.read(each.source, at, view)
+            if each.same_as is not None:
+                self._reader.read(each.same_as, at, other.bytes[: len(view)])
+                if view != other.bytes[: len(view)]:
+                    raise CheckpointError(
+                        f"{shown(each.source.name)}: {each.source.dtype} cannot be calculated with, and "
+                        f"{shown(each.same_as.file)} and {shown(each.source.file)} differ in it; take checkpoints in "
+                        "bfloat16, float16 or float32"
+                    )
+            digest.update(view)
+            write_exactly(self._fd, view, each.target.start + at)
+        return Tally(), digest.digest()
+
+    def _move(self, span: Span, each: Move) -> tuple[Tally, bytes]:
+        target, size = each.target, each.target.item_bytes
+        # A tensor in pieces (new rows) is rounded by its position in the piece; the pieces do not overlap.
+        key = self._rounding.key(target.name)
+        tally, digest = Tally(), xxhash.xxh3_128()
+        first, second, third = self._buffers()
+        for at in range(span.at, span.at + span.count, CHUNK):
+            count = min(CHUNK, span.at + span.count - at)
+            aligned, aligned_dtype = self._reader.elements(each.aligned, at, count, second)
+            initial, initial_dtype = aligned, aligned_dtype
+            if each.action == "move":
+                initial, initial_dtype = self._reader.elements(each.initial, at, count, first)
+            out = third.bytes[: count * size]
+            part, bad = step(
+                initial,
+                initial_dtype,
+                aligned,
+                aligned_dtype,
+                out,
+                target.dtype,
+                each.alpha,
+                stochastic=self._rounding.mode == "stochastic",
+                key=key,
+                position=at,
+                let_through=self._let_through,
+            )
+            if bad is not None:
+                raise self._not_finite(each, at + bad)
+            digest.update(out)
+            write_exactly(self._fd, out, target.start + at * size)
+            if each.action == "move":
+                tally += part
+        return tally, digest.digest()
+
+    def _not_finite(self, each: Move, at: int) -> ExpoError:
+        """What is not finite at a flat index of a step: an input, or the result."""
+        initial, aligned = (self._value(side, at) for side in (each.initial, each.aligned))
+        for side, source, value in (("theta0", each.initial, initial), ("theta1", each.aligned, aligned)):
+            if value - value != 0:  # NaN or infinite
+                return CheckpointError(
+                    f"{shown(source.file)} ({side}): {shown(source.name)} holds {value} at index "
+                    f"{source.position(at)}; --allow-not-finite keeps theta1's value there"
+                )
+        return ExpoError(
+            f"{shown(each.target.name)} overflows {each.target.dtype} at index {each.target.position(at)} with alpha "
+            f"{each.alpha:g}: {initial:g} in {shown(each.initial.file)}, {aligned:g} in {shown(each.aligned.file)}; "
+            "a smaller alpha may fit, or --dtype float32"
+        )
+
+    def _value(self, source: Source, at: int) -> float:
+        view, dtype = self._reader.elements(source, at, 1, Buffer(8))
+        wide = memoryview(bytearray(8))
+        step(view, dtype, view, dtype, wide, "F64", 0.0, let_through=True)
+        return float(wide.cast("d")[0])

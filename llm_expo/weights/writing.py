@@ -1,28 +1,29 @@
-"""A plan becomes a model folder: weights, the files beside them, provenance, and one rename.
+"""A plan becomes a model folder: weights, the files beside them, provenance, and one rename."""
 
-Torch is imported only when every refusal that needs no arithmetic has been made: a wrong path is answered at once.
-"""
-
+import hashlib
 import importlib.metadata
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llm_expo.checkpoints.checkpoint import INDEX_NAME, Checkpoint
-from llm_expo.checkpoints.files import open_regular, read_exactly
-from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_files
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.checkpoint import INDEX_NAME
+from llm_expo.checkpoints.reader import Reader
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
+from llm_expo.errors import ExpoError
 from llm_expo.weights.direction import Direction
-from llm_expo.weights.extrapolation import Extrapolation, plan
-from llm_expo.weights.partial import created, partial_folder, refuse_output
-
-if TYPE_CHECKING:
-    from llm_expo.weights.tally import Tally
+from llm_expo.weights.extrapolation import Extrapolation, OutputFile, plan
+from llm_expo.weights.partial import Partial, created, partial_folder, refuse_output
+from llm_expo.weights.stream import Streamed, digest_file, stream_file, write_exactly
+from llm_expo.weights.tally import Tally
 
 Progress = Callable[[int], None]
+
+# More threads than this wait for memory, not for cores.
+_MOST_WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Written:
     share_swallowed: float | None  # of those, which rounding left at theta1
     realised_alpha: float | None  # projection of what was written on the direction
     nbytes: int  # of all files
+    resumed: int  # files that a killed run had finished
+    warnings: tuple[str, ...]  # what was matched in another way than by name, and what hints at the wrong pair
     seconds: float
 
 
@@ -52,21 +55,31 @@ def apply(
 ) -> Written:
     """Write theta1 + alpha * (theta1 - theta0) to the new folder `out`: open, check, plan and write in one call.
 
-    initial, aligned: the folders of theta0 and theta1.
+    initial, aligned: theta0 and theta1, as folders or hub ids.
     Raises what Direction.open, plan and write raise, all of them ExpoErrors.
     """
     return write(plan(Direction.open(initial, aligned), alpha), out, progress)
 
 
-def write(extrapolation: Extrapolation, out: str | os.PathLike[str], progress: Progress | None = None) -> Written:
+def write(
+    extrapolation: Extrapolation,
+    out: str | os.PathLike[str],
+    progress: Progress | None = None,
+    *,
+    workers: int | None = None,
+    let_through: bool = False,
+) -> Written:
     """Write the model that `extrapolation` plans to the folder `out`, which must not exist.
 
-    progress: is told how many bytes have been written since the last call; all calls together tell
-              `extrapolation.nbytes`.
+    progress:    is told how many bytes have been written since the last call; all calls together tell
+                 `extrapolation.nbytes`.
+    workers:     threads; default: a thread a core, up to four. The result does not depend on it.
+    let_through: keep theta1's value where an input holds NaN or infinity, instead of raising.
 
-    Memory does not grow with the model. `out` appears whole or not at all, also when the process is killed. Raises
-    OutputError (exists, inside an input, in use by another run, no space, forbidden), CheckpointError (an input that
-    cannot be read, has changed meanwhile, or holds NaN or infinity where it is moved) or ExpoError (overflow).
+    Memory does not grow with the model. `out` appears whole or not at all; a run that was killed is gone on with, file
+    by file, by the next one of the same plan. Raises OutputError (exists, inside an input, in use by another run, no
+    space, forbidden), CheckpointError (an input that cannot be read, has changed meanwhile, or holds NaN or infinity
+    where it is moved) or ExpoError (overflow; theta0 and theta1 that do not differ).
     """
     started = time.monotonic()
     out = Path(out)
@@ -74,15 +87,23 @@ def write(extrapolation: Extrapolation, out: str | os.PathLike[str], progress: P
     direction = extrapolation.direction
     refuse_output(out, (direction.initial.path, direction.aligned.path))
     beside = side_files(direction.aligned.path)
-    with partial_folder(out, extrapolation.nbytes) as folder:
-        tally = _write_weights(extrapolation, folder, report)
+    warnings = (*extrapolation.notes, *direction.warnings())
+    threads = workers or min(_cores(), _MOST_WORKERS)
+    with partial_folder(out, extrapolation.nbytes, _digest(extrapolation, let_through)) as partial:
+        tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through)
+        if extrapolation.moved and not tally.differing:
+            raise ExpoError(
+                f"theta0 {direction.initial.path} and theta1 {direction.aligned.path} hold the same numbers in every "
+                "tensor that would be moved: there is no direction to go"
+            )
         for name in beside:
-            (folder / name).parent.mkdir(exist_ok=True)
-            _copy_file(direction.aligned.path / name, folder / name)
-        with created(folder / PROVENANCE_NAME) as fd, open(fd, "w", encoding="utf-8", closefd=False) as text:
-            json.dump(_provenance(extrapolation, tally), text, indent=2)
+            (partial.folder / name).parent.mkdir(exist_ok=True)
+            with created(partial.folder / name) as fd, open(fd, "wb", closefd=False) as writing:
+                writing.writelines(side_file(direction.aligned.path / name, extrapolation.dtype))
+        with created(partial.folder / PROVENANCE_NAME) as fd, open(fd, "w", encoding="utf-8", closefd=False) as text:
+            json.dump(_provenance(extrapolation, tally, warnings), text, indent=2)
             text.write("\n")
-        nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        nbytes = sum(path.stat().st_size for path in partial.folder.rglob("*") if path.is_file())
     return Written(
         path=out,
         moved=extrapolation.moved,
@@ -91,46 +112,80 @@ def write(extrapolation: Extrapolation, out: str | os.PathLike[str], progress: P
         share_swallowed=tally.share_swallowed,
         realised_alpha=tally.realised_alpha,
         nbytes=nbytes,
+        resumed=resumed,
+        warnings=warnings,
         seconds=time.monotonic() - started,
     )
 
 
-def _write_weights(extrapolation: Extrapolation, folder: Path, report: Progress) -> "Tally":
-    from llm_expo.weights.kernel import one_thread
-    from llm_expo.weights.reader import Reader
-    from llm_expo.weights.stream import stream_file, write_exactly
-    from llm_expo.weights.tally import Tally
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+
+def _write_weights(
+    extrapolation: Extrapolation, partial: Partial, report: Progress, workers: int, let_through: bool
+) -> tuple[Tally, int]:
+    """The tally of all weights, and how many files had been finished before."""
     direction = extrapolation.direction
-    tally = Tally()
-    with one_thread(), Reader(direction.initial, direction.aligned) as reader:
+    tally, resumed = Tally(), 0
+    with Reader(direction.initial, direction.aligned) as reader:
         for file in extrapolation.files:
-            with created(folder / file.name) as fd:
-                tally += stream_file(file, fd, reader, report)
-        reader.check_unchanged()
+            done = _finished(file, partial)
+            if done is not None:
+                report(file.size)
+                resumed += 1
+            else:
+                with created(partial.folder / file.name) as fd:
+                    done = stream_file(
+                        file,
+                        fd,
+                        reader,
+                        rounding=extrapolation.rounding,
+                        let_through=let_through,
+                        workers=workers,
+                        progress=report,
+                    )
+                    reader.check_unchanged()
+                partial.record(file.name, {"bytes": file.size, "digest": done.digest, "tally": asdict(done.tally)})
+            tally += done.tally
     if extrapolation.index is not None:
-        with created(folder / INDEX_NAME) as fd:
+        with created(partial.folder / INDEX_NAME) as fd:
             write_exactly(fd, memoryview(extrapolation.index), 0)
         report(len(extrapolation.index))
-    return tally
+    return tally, resumed
 
 
-def _copy_file(source: Path, target: Path) -> None:
-    """Copy the content; mode and times are those of any new file."""
-    chunk = memoryview(bytearray(1 << 20))
-    reading = open_regular(source)
+def _finished(file: OutputFile, partial: Partial) -> Streamed | None:
+    """What a killed run recorded of a file, if its bytes are still those; a file that they are not is removed."""
+    record = partial.finished.get(file.name)
+    if record is None:
+        return None
+    path = partial.folder / file.name
     try:
-        size = os.fstat(reading).st_size
-        with created(target) as fd, open(fd, "wb", closefd=False) as writing:
-            for at in range(0, size, len(chunk)):
-                part = chunk[: min(len(chunk), size - at)]
-                read_exactly(reading, part, at, source)
-                writing.write(part)
-    finally:
-        os.close(reading)
+        with path.open("rb") as reading:
+            whole = path.stat().st_size == record["bytes"] == file.size
+            if whole and digest_file(file, reading.fileno()) == record["digest"]:
+                return Streamed(Tally(**record["tally"]), record["digest"])
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    return None
 
 
-def _provenance(extrapolation: Extrapolation, tally: "Tally") -> dict[str, object]:
+def _digest(extrapolation: Extrapolation, let_through: bool) -> str:
+    """Of all that decides which bytes are written: two runs with the same digest write the same."""
+    digest = hashlib.sha256(repr((_version(), extrapolation.rounding, let_through)).encode())
+    for side in (extrapolation.direction.initial, extrapolation.direction.aligned):
+        for shard in side.files:
+            digest.update(repr((os.path.realpath(shard.path), shard.size, shard.modified_ns)).encode())
+    for file in extrapolation.files:
+        digest.update(repr((file.name, len(file.header))).encode() + file.header)
+        for step in file.steps:
+            digest.update(repr(step).encode())
+    return digest.hexdigest()
+
+
+def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str, ...]) -> dict[str, object]:
     """What llm_expo.json says. Nothing in it depends on when it was written: the same run gives the same bytes."""
     return {
         "tool": "llm-expo",
@@ -138,6 +193,9 @@ def _provenance(extrapolation: Extrapolation, tally: "Tally") -> dict[str, objec
         "method": "model extrapolation (ExPO), arXiv 2404.16792, eq. 1",
         "formula": "theta1 + alpha * (theta1 - theta0)",
         "alpha": extrapolation.alpha,
+        **extrapolation.selection,
+        "dtype": extrapolation.dtype,
+        "rounding": asdict(extrapolation.rounding) if extrapolation.rounding.mode == "stochastic" else "nearest",
         "initial": _origin(extrapolation.direction.initial),
         "aligned": _origin(extrapolation.direction.aligned),
         "tensors": {"moved": extrapolation.moved, "copied": extrapolation.copied},
@@ -147,6 +205,7 @@ def _provenance(extrapolation: Extrapolation, tally: "Tally") -> dict[str, objec
             "share_swallowed": tally.share_swallowed,
             "realised_alpha": tally.realised_alpha,
         },
+        "warnings": list(warnings),
     }
 
 
