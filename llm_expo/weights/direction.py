@@ -37,15 +37,9 @@ class Direction:
     ) -> "Direction":
         """Open theta0 and theta1: folders, or hub ids with or without @revision; see Checkpoint.open.
 
-        Raises CheckpointError for what cannot be read; does not compare the two, except that they are not one folder.
+        Raises CheckpointError for what cannot be read; does not compare the two.
         """
-        direction = cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
-        if direction.initial.path.samefile(direction.aligned.path):
-            raise MismatchError(
-                f"theta0 {shown(initial)} and theta1 {shown(aligned)} are the same folder: there is no direction; "
-                "theta0 is the checkpoint before preference training, theta1 the one after it"
-            )
-        return direction
+        return cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
 
     def mismatches(self) -> list[str]:
         """What keeps the two from being extrapolated, a line for each tensor; empty when nothing does.
@@ -59,6 +53,11 @@ class Direction:
 
         Raises MismatchError, which names every mismatch up to a readable number and the way out, if there is one.
         """
+        if self.initial.path.samefile(self.aligned.path):
+            raise MismatchError(
+                f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} are the same folder: there "
+                "is no direction; theta0 is the checkpoint before preference training, theta1 the one after it"
+            )
         found = pair(self.initial, self.aligned, new_rows)
         if found.problems:
             more = [f"and {len(found.problems) - _NAMED} more"] if len(found.problems) > _NAMED else []
