@@ -1,7 +1,7 @@
 """A model folder seen through its safetensors headers: one file, or shards with an index. Reads no tensor.
 
-Takes what `save_pretrained` writes and refuses everything else by name, with the way out. Knows nothing of a second
-checkpoint, of arithmetic, or of the files that lie beside the weights.
+Takes what `save_pretrained` writes, the pickles of its earlier versions if asked to, and refuses everything else by
+name, with the way out. Knows nothing of a second checkpoint, of arithmetic, or of the files beside the weights.
 """
 
 import os
@@ -13,13 +13,20 @@ from pathlib import Path
 
 from llm_expo.checkpoints.files import parse_json, read_bytes, reason, shown
 from llm_expo.checkpoints.header import Shard, Tensor
+from llm_expo.checkpoints.layout import (
+    BIN_INDEX_NAME,
+    BIN_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    SINGLE_NAME,
+    refuse_quantised,
+    weights_begin,
+    without_weights,
+)
+from llm_expo.checkpoints.pickles import open_pickle
 from llm_expo.errors import CheckpointError
 
-# The two names that transformers gives to safetensors weights; when both are there, it reads the first, and so do we.
-SINGLE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-_NAMES_IN_A_MESSAGE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +36,34 @@ class Checkpoint:
     path: Path
     files: tuple[Shard, ...]  # sorted by name
     tensors: Mapping[str, Tensor] = field(repr=False)  # by name, in the order of the files and of the bytes in them
-    index: bytes | None = field(repr=False)  # the content of model.safetensors.index.json, None for a single file
+    # the content of model.safetensors.index.json, None for a single file and for pickles
+    index: bytes | None = field(repr=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "Checkpoint":
+    def open(cls, path: str | os.PathLike[str], allow_bin: bool = False) -> "Checkpoint":
         """Read the headers of the model in folder `path`.
 
+        allow_bin: also take pytorch_model.bin, whole or in shards, where there are no safetensors; nothing in it is
+                   executed.
         Raises CheckpointError, one line that names file and tensor: no such folder, no safetensors in it, an adapter, a
         quantised model, a damaged file, an index that disagrees with its files.
         """
         folder = Path(path)
         names = _names_in(folder)
         _refuse_adapter(folder, names)
-        _refuse_quantised(folder, names)
-        if SINGLE_NAME in names:
-            shard = Shard.open(folder / SINGLE_NAME)
+        if CONFIG_NAME in names:
+            refuse_quantised(folder)
+        begin = weights_begin(names, allow_bin)
+        if begin is None:
+            raise CheckpointError(f"{shown(folder)}: {without_weights(names)}")
+        if begin in (SINGLE_NAME, BIN_NAME):
+            shard = _open_shard(folder / begin)
             found = cls(folder, (shard,), {tensor.name: tensor for tensor in shard.tensors}, None)
-        elif INDEX_NAME in names:
-            found = _open_sharded(folder, names)
         else:
-            raise CheckpointError(f"{shown(folder)}: {_what_is_there(names)}")
+            found = _open_sharded(folder, names, begin)
         if not found.tensors:
-            raise CheckpointError(f"{shown(folder)}: its safetensors hold no tensor")
+            kind = "safetensors" if begin in (SINGLE_NAME, INDEX_NAME) else "pickles"
+            raise CheckpointError(f"{shown(folder)}: its {kind} hold no tensor")
         return found
 
     @property
@@ -88,50 +101,14 @@ def _refuse_adapter(folder: Path, names: frozenset[str]) -> None:
             )
 
 
-def _refuse_quantised(folder: Path, names: frozenset[str]) -> None:
-    if "config.json" not in names:
-        return
-    config = parse_json(read_bytes(folder / "config.json"), f"{shown(folder / 'config.json')}: the file")
-    # Multimodal models keep one config per part.
-    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
-    for part in parts:
-        for key in ("quantization_config", "compression_config"):
-            settings = part.get(key)
-            if settings:
-                method = settings.get("quant_method") if isinstance(settings, dict) else None
-                raise CheckpointError(
-                    f"{shown(folder)}: is quantised ({shown(method or key)}, see config.json), and quantised weights "
-                    "cannot be extrapolated; take the checkpoint that it was quantised from, or dequantise it first"
-                )
+def _open_shard(path: Path) -> Shard:
+    return open_pickle(path) if path.suffix == ".bin" else Shard.open(path)
 
 
-def _what_is_there(names: frozenset[str]) -> str:
-    """Why a folder without model.safetensors is not read, and the way out."""
-    with_suffix = {suffix: sorted(n for n in names if n.endswith(suffix)) for suffix in (".safetensors", ".gguf")}
-    pickles = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt")) and n != "training_args.bin")
-    wanted = f"no {SINGLE_NAME} or {INDEX_NAME} here"
-    if with_suffix[".safetensors"]:
-        return f"{wanted}, only {_some(with_suffix['.safetensors'])}; load it and save it with save_pretrained"
-    if pickles:
-        return (
-            f"{wanted}, only {_some(pickles)}; pickles are not read (they can run code): convert to safetensors, "
-            "for instance by loading it in transformers and save_pretrained"
-        )
-    if with_suffix[".gguf"]:
-        return f"{wanted}, only {_some(with_suffix['.gguf'])}; GGUF is not read, take the checkpoint it was made from"
-    if not names:
-        return f"{wanted}, the folder is empty"
-    return f"{wanted}, only {_some(sorted(names))}"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_IN_A_MESSAGE} more" if len(names) > _NAMES_IN_A_MESSAGE else ""
-    return ", ".join(shown(name) for name in names[:_NAMES_IN_A_MESSAGE]) + more
-
-
-def _open_sharded(folder: Path, names: frozenset[str]) -> Checkpoint:
-    where = shown(folder / INDEX_NAME)
-    raw = read_bytes(folder / INDEX_NAME)
+def _open_sharded(folder: Path, names: frozenset[str], index_name: str) -> Checkpoint:
+    where = shown(folder / index_name)
+    kind, suffix = ("pickle", ".bin") if index_name == BIN_INDEX_NAME else ("safetensors", ".safetensors")
+    raw = read_bytes(folder / index_name)
     weight_map = parse_json(raw, f"{where}: the file").get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{where}: has no weight_map")
@@ -139,13 +116,13 @@ def _open_sharded(folder: Path, names: frozenset[str]) -> Checkpoint:
         if not isinstance(file, str):
             raise CheckpointError(f"{where}: {shown(name)}: the file is not a name")
         # A plain name cannot lead outside the folder. Links inside it may: the hub's cache is made of them.
-        if "/" in file or "\\" in file or "\0" in file or not file.endswith(".safetensors"):
+        if "/" in file or "\\" in file or "\0" in file or not file.endswith(suffix):
             raise CheckpointError(
-                f'{where}: {shown(name)} lies in "{shown(file)}", which is not the name of a safetensors file here'
+                f'{where}: {shown(name)} lies in "{shown(file)}", which is not the name of a {kind} file here'
             )
         if file not in names:
             raise CheckpointError(f"{where}: {shown(name)} lies in {shown(file)}, which is missing")
-    shards = tuple(Shard.open(folder / file) for file in sorted(set(weight_map.values())))
+    shards = tuple(_open_shard(folder / file) for file in sorted(set(weight_map.values())))
     tensors: dict[str, Tensor] = {}
     for tensor in (tensor for shard in shards for tensor in shard.tensors):
         file = weight_map.get(tensor.name)
@@ -159,4 +136,4 @@ def _open_sharded(folder: Path, names: frozenset[str]) -> Checkpoint:
     for name, file in weight_map.items():
         if name not in tensors:
             raise CheckpointError(f"{where}: {shown(name)} lies in {shown(file)}, which does not hold it")
-    return Checkpoint(folder, shards, tensors, raw)
+    return Checkpoint(folder, shards, tensors, raw if index_name == INDEX_NAME else None)

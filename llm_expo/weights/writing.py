@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_expo.checkpoints.checkpoint import INDEX_NAME, Checkpoint
+from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import open_regular, read_exactly
+from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_files
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.extrapolation import Extrapolation, plan
