@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 
 CARD_NAME = "README.md"
 
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*(?P<slash>/\w[\w.-]*)?)(@(?P<revision>[^\s@]+))?", re.ASCII)
-_PLAIN = re.compile(r"[\w.-]+", re.ASCII)
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^\s@]+))?", re.ASCII)
 # Where the hub's cache keeps the files of a commit: models--ORG--NAME/snapshots/COMMIT.
 _SNAPSHOT = re.compile(r"models--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})")
 
-_OFFLINE = "HF_HUB_OFFLINE is set, unset it once to fetch the model"
 _AGAIN = "run it again: files that arrived whole are kept"
 
 
@@ -53,9 +51,9 @@ class Located:
 def resolve(spec: str | os.PathLike[str], allow_bin: bool = False) -> Located:
     """The folder that `spec` means; a model of the hub is fetched unless the cache has it.
 
-    spec: a folder, or ORG/NAME[@REVISION]; also NAME@REVISION. What exists on disk wins, and a PathLike is never a hub
-          id. Of a model only what extrapolation needs is fetched: safetensors weights and the files that belong to
-          them. A folder inside the hub's cache is recognised.
+    spec: a folder, or ORG/NAME[@REVISION]. What exists on disk wins, and a PathLike is never a hub id. Of a model only
+          what extrapolation needs is fetched: safetensors weights and the files that belong to them. A folder inside
+          the hub's cache is recognised.
     allow_bin: fetch pytorch_model.bin where there are no safetensors.
 
     Raises CheckpointError, one line with the way out: neither a folder nor a model, private or gated, no such revision,
@@ -65,10 +63,9 @@ def resolve(spec: str | os.PathLike[str], allow_bin: bool = False) -> Located:
     if os.path.lexists(text):
         return _on_disk(Path(text))
     asked = _HUB_ID.fullmatch(text) if isinstance(spec, str) else None
-    if asked is None or ".." in text:
-        raise CheckpointError(f"{shown(text)}: no such folder")
-    if not asked["slash"] and not asked["revision"]:
-        raise CheckpointError(f"{shown(text)}: no such folder; a model of the hub is written ORG/NAME")
+    if asked is None or ".." in text:  # which no branch may have, and the cache keeps branches as paths
+        hint = "" if "/" in text else "; a model of the hub is written ORG/NAME or ORG/NAME@REVISION"
+        raise CheckpointError(f"{shown(text)}: no such folder{hint}")
     return _on_hub(shown(text), asked["repo"], asked["revision"], allow_bin)
 
 
@@ -80,9 +77,10 @@ def _on_disk(folder: Path) -> Located:
 
 
 def _on_hub(spec: str, repo: str, revision: str | None, allow_bin: bool) -> Located:
-    from httpx2 import HTTPError
     from huggingface_hub import HfApi, is_offline_mode
-    from huggingface_hub.errors import RevisionResolutionError
+
+    # HTTPError is the base of all that its HTTP client raises, whichever client that is.
+    from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
 
     api = HfApi(library_name="llm-expo")
     try:
@@ -97,8 +95,7 @@ def _on_hub(spec: str, repo: str, revision: str | None, allow_bin: bool) -> Loca
     # Only an index can name what is not there: one that lies, or one in a cache that has no list of the commit's files.
     missing = [name for name in wanted if not (folder / name).exists()]
     if missing:
-        offline = f"; {_OFFLINE}" if is_offline_mode() else ""
-        raise CheckpointError(f"{spec}: its index names {shown(missing[0])}, which is not in {folder}{offline}")
+        raise CheckpointError(f"{spec}: its index names {shown(missing[0])}, which is not in {folder}{_hint()}")
     return Located(folder, repo, revision, pinned.resolved)
 
 
@@ -123,17 +120,17 @@ def _wanted(spec: str, folder: Path, names: list[str], allow_bin: bool) -> list[
         refuse_quantised(folder)
     begin = weights_begin(here, allow_bin)
     if begin is None:
-        raise CheckpointError(f"{spec}: {without_weights(here)}")
+        raise CheckpointError(f"{spec}: {without_weights(here)}{_hint()}")
     if begin in (INDEX_NAME, BIN_INDEX_NAME):
         return [*beside, begin, *_shards(folder / begin)]
     return [*beside, begin]
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, where they are plain names; opening the checkpoint holds it to account."""
+    """The files that an index names, as far as they are names; opening the checkpoint holds it to account."""
     weight_map = parse_json(read_bytes(index), f"{shown(index)}: the file").get("weight_map")
     files = weight_map.values() if isinstance(weight_map, dict) else ()
-    return sorted({file for file in files if isinstance(file, str) and _PLAIN.fullmatch(file)})
+    return sorted({file for file in files if isinstance(file, str) and "/" not in file})
 
 
 def _explained(spec: str, repo: str, revision: str | None, endpoint: str, error: Exception) -> CheckpointError:
@@ -159,7 +156,7 @@ def _explained(spec: str, repo: str, revision: str | None, endpoint: str, error:
         status = f"{cause.response.status_code} {cause.server_message or cause.response.reason_phrase}"
         what = f"{endpoint} answers {status}; {_AGAIN}"
     elif isinstance(cause, errors.OfflineModeIsEnabled) or constants.is_offline_mode():
-        what = f"is not whole in the cache, {constants.HF_HUB_CACHE}; {_OFFLINE}"
+        what = f"is not whole in the cache, {constants.HF_HUB_CACHE}{_hint()}"
     elif isinstance(cause, OSError) and cause.errno and not isinstance(cause, ConnectionError | TimeoutError):
         what = f"cannot be kept in {constants.HF_HUB_CACHE}: {reason(cause)}; HF_HOME names another place"
     elif isinstance(cause, ValueError):
@@ -167,3 +164,9 @@ def _explained(spec: str, repo: str, revision: str | None, endpoint: str, error:
     else:
         what = f"the connection to {endpoint} failed ({type(cause).__name__}: {cause}); {_AGAIN}"
     return CheckpointError(f"{spec}: {what}")
+
+
+def _hint() -> str:
+    from huggingface_hub import is_offline_mode
+
+    return "; HF_HUB_OFFLINE is set, unset it once to fetch the model" if is_offline_mode() else ""

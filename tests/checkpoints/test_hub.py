@@ -19,6 +19,7 @@ from huggingface_hub import constants, file_download
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.hub import Located, resolve
+from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.errors import CheckpointError
 
 CLUTTER = {
@@ -171,13 +172,11 @@ def test_offline_from_the_cache(hub: Hub, files, monkeypatch: pytest.MonkeyPatch
     assert resolve("org/model") == located
     assert holds(located, model)
     assert hub.requests == []
-    (located.folder / "model-00002-of-00002.safetensors").unlink()
-    message = refusal("org/model")
-    words = (
-        "is not whole in the cache" if listed else "its index names model-00002-of-00002.safetensors, which is not in"
-    )
-    assert words in message
-    assert "HF_HUB_OFFLINE is set, unset it once to fetch the model" in message
+    for name, words in (("model-00002-of-00002.safetensors", "which is not in"), (INDEX_NAME, "no model.safetensors")):
+        (located.folder / name).unlink()
+        message = refusal("org/model")
+        assert ("is not whole in the cache" if listed else words) in message
+        assert "HF_HUB_OFFLINE is set, unset it once to fetch the model" in message
 
 
 def test_offline_and_never_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -275,9 +274,10 @@ def test_no_such_model_revision_or_folder(hub: Hub, server: Server, files) -> No
     assert "org/model has no revision v2; give a branch, a tag or a whole commit hash" in refusal("org/model@v2")
     assert f"has no revision {'0' * 40}" in refusal(f"org/model@{'0' * 40}")
     hub.requests.clear()
-    for spec in ("./org/model", "a/b/c", "/gone", "org/model/", "org/model@", "org/model@../../x", "ORG MODEL", "~/m"):
+    for spec in ("./org/model", "a/b/c", "/gone", "org/model/", "org/model@", "org/model@../../x", "org/a b", "~/m"):
         assert refusal(spec) == f"{spec}: no such folder"
-    assert refusal("model") == "model: no such folder; a model of the hub is written ORG/NAME"
+    for spec in ("model", "model@main", ""):
+        assert refusal(spec) == f"{spec}: no such folder; a model of the hub is written ORG/NAME or ORG/NAME@REVISION"
     with pytest.raises(CheckpointError, match=r"org/model: no such folder$"):
         resolve(Path("org/model"))
     assert hub.requests == []
