@@ -230,7 +230,8 @@ def test_killed_midway_the_next_run_ends_right(hub: Hub, server: Server, files, 
     name = "model-00002-of-00002.safetensors"
     half = hub.stops[name] = threading.Event()
     code = "import sys; from llm_expo.checkpoints.hub import resolve; print(resolve('org/model').commit)"
-    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "secret"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "secret"}
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         assert half.wait(60)
