@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_expo.checkpoints.files import parse_json, read_bytes, reason, shown
+from llm_expo.checkpoints.files import parse_json, parse_settings, read_bytes, reason, shown
 from llm_expo.checkpoints.header import Shard, Tensor
 from llm_expo.errors import CheckpointError
 
@@ -93,7 +93,7 @@ def _refuse_adapter(folder: Path, names: frozenset[str]) -> None:
 def _config(folder: Path, names: frozenset[str]) -> dict[str, object]:
     if "config.json" not in names:
         return {}
-    return parse_json(read_bytes(folder / "config.json"), f"{shown(folder / 'config.json')}: the file")
+    return parse_settings(read_bytes(folder / "config.json"), f"{shown(folder / 'config.json')}: the file")
 
 
 def _refuse_quantised(folder: Path, config: Mapping[str, object]) -> None:
