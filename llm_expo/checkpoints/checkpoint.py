@@ -41,7 +41,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, spec: str | os.PathLike[str], *, allow_bin: bool = False) -> "Checkpoint":
-        """Read the headers of a model: a folder, or a hub id, ORG/NAME[@REVISION], which is fetched into the hub's cache.
+        """Read the headers of a model: a folder, or ORG/NAME[@REVISION], which is fetched into the hub's cache.
 
         allow_bin: also take pytorch_model.bin, whole or in shards, where there are no safetensors; nothing in it is
                    executed.

@@ -6,6 +6,7 @@ Knows nothing of checkpoints or tensors. Everything here raises CheckpointError 
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from llm_expo.errors import CheckpointError
@@ -74,20 +75,43 @@ def parse_json(raw: bytes, where: str) -> dict[str, object]:
     """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for name, value in pairs:
-            if name in found:
-                raise CheckpointError(f'{where} names "{shown(name)}" twice')
-            name.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError
-            found[name] = value
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise CheckpointError(f'{where} names "{shown(name)}" twice')
+                seen.add(name)
         return found
 
     def refuse_constant(text: str) -> object:
         raise ValueError(text)
 
+    parsed = _parsed(raw, where, unique, refuse_constant)
+    if b"\\u" in raw:
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise CheckpointError(f"{where} is not valid JSON: it holds half of a surrogate pair") from error
+    return parsed
+
+
+def parse_settings(raw: bytes, where: str) -> dict[str, object]:
+    """A JSON object as Python's json module reads it, and so transformers: of a name that stands there twice the last
+    value counts, and NaN and Infinity are numbers (Mamba 2's config.json holds Infinity).
+    """
+    return _parsed(raw, where, None, None)
+
+
+def _parsed(
+    raw: bytes,
+    where: str,
+    pairs_hook: Callable[[list[tuple[str, object]]], object] | None,
+    constant_hook: Callable[[str], object] | None,
+) -> dict[str, object]:
     try:
         # Decoding first: json.loads would take UTF-16 as well.
-        parsed = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=refuse_constant)
+        parsed = json.loads(raw.decode(), object_pairs_hook=pairs_hook, parse_constant=constant_hook)
     except RecursionError:
         # `from None`: the chain of a RecursionError is a thousand frames of nothing.
         raise CheckpointError(f"{where} is not valid JSON: it is nested too deeply") from None

@@ -165,43 +165,50 @@ def _tensors(header: bytes, size: int, path: Path) -> tuple[Tensor, ...]:
                 f"{shown(path)}: truncated, {shown(tensor.name)} ends at byte {tensor.stop}, the file has {size}"
             )
         if tensor.start < end:
-            raise CheckpointError(f"{shown(path)}: {shown(tensor.name)} overlaps {before}")
+            raise CheckpointError(f"{shown(path)}: {shown(tensor.name)} overlaps {shown(before)}")
         if tensor.start > end:
             raise CheckpointError(f"{shown(path)}: a hole of {tensor.start - end} bytes before {shown(tensor.name)}")
-        end, before = tensor.stop, shown(tensor.name)
+        end, before = tensor.stop, tensor.name
     if end < size:
-        raise CheckpointError(f"{shown(path)}: {size - end} bytes after {before} belong to no tensor")
+        raise CheckpointError(f"{shown(path)}: {size - end} bytes after {shown(before)} belong to no tensor")
     return tuple(tensors)
 
 
 def _tensor(name: str, entry: object, base: int, path: Path) -> Tensor:
     """One entry of the header; `base` is where the tensors' bytes begin."""
-
-    def refuse(what: str) -> CheckpointError:
-        return CheckpointError(f"{shown(path)}: {shown(name)}: {what}")
-
     if not isinstance(entry, dict):
-        raise refuse("its header entry is not an object")
+        raise _refusal(path, name, "its header entry is not an object")
     dtype, shape, offsets = entry.get("dtype"), _integers(entry.get("shape")), _integers(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise refuse(f"unknown dtype {shown(dtype)}")
+        raise _refusal(path, name, f"unknown dtype {shown(dtype)}")
     if shape is None:
-        raise refuse("its shape is not a list of sizes")
+        raise _refusal(path, name, "its shape is not a list of sizes")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise refuse("its data_offsets are not [begin, end]")
+        raise _refusal(path, name, "its data_offsets are not [begin, end]")
     bits = BITS[dtype]
     for extent in shape:
-        bits *= extent
+        bits *= extent or 1  # an extent of 0 does not excuse an absurd one
         if bits > _LARGEST_INTEGER:  # stops early, so that a million absurd extents cost nothing
-            raise refuse(f"shape {shown(list(shape))} is too large")
-    if bits != 8 * (offsets[1] - offsets[0]):
-        raise refuse(f"{dtype} of shape {shown(list(shape))} needs {bits / 8:g} bytes, has {offsets[1] - offsets[0]}")
-    return Tensor(name, dtype, shape, path, base + offsets[0], base + offsets[1])
+            raise _refusal(path, name, f"shape {shown(list(shape))} is too large")
+    if 0 in shape:
+        bits = 0
+    begin, end = offsets
+    if bits != 8 * (end - begin):
+        what = f"{dtype} of shape {shown(list(shape))} needs {bits / 8:g} bytes, has {end - begin}"
+        raise _refusal(path, name, what)
+    return Tensor(name, dtype, shape, path, base + begin, base + end)
+
+
+def _refusal(path: Path, name: str, what: str) -> CheckpointError:
+    return CheckpointError(f"{shown(path)}: {shown(name)}: {what}")
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
     """A JSON list of integers in the format's range, or None."""
     if not isinstance(value, list):
         return None
-    # `type is int`: true and false are ints to Python
-    return tuple(value) if all(type(item) is int and 0 <= item <= _LARGEST_INTEGER for item in value) else None
+    for item in value:
+        # `type is int`: true and false are ints to Python
+        if type(item) is not int or not 0 <= item <= _LARGEST_INTEGER:
+            return None
+    return tuple(value)

@@ -6,7 +6,7 @@ The same rules serve a folder on disk and one that still lies on the hub. Knows 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from llm_expo.checkpoints.files import parse_json, read_bytes, shown
+from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
 from llm_expo.errors import CheckpointError
 
 CONFIG_NAME = "config.json"
@@ -51,7 +51,7 @@ def without_weights(names: Collection[str]) -> str:
 
 def read_config(folder: Path) -> dict[str, object]:
     """The folder's config.json. Raises CheckpointError where it cannot be read."""
-    return parse_json(read_bytes(folder / CONFIG_NAME), f"{shown(folder / CONFIG_NAME)}: the file")
+    return parse_settings(read_bytes(folder / CONFIG_NAME), f"{shown(folder / CONFIG_NAME)}: the file")
 
 
 def refuse_quantised(folder: Path, config: Mapping[str, object]) -> None:

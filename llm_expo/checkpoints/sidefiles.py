@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
-from llm_expo.checkpoints.files import open_regular, parse_json, read_bytes, read_exactly, reason, shown
+from llm_expo.checkpoints.files import open_regular, parse_settings, read_bytes, read_exactly, reason, shown
 from llm_expo.errors import CheckpointError
 
 PROVENANCE_NAME = "llm_expo.json"
@@ -79,7 +79,7 @@ def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
     Raises CheckpointError for a file that cannot be read or is no valid JSON.
     """
     if path.name == "config.json" and dtype != "keep":
-        config = parse_json(read_bytes(path), f"{shown(path)}: the file")
+        config = parse_settings(read_bytes(path), f"{shown(path)}: the file")
         # Multimodal models keep one config per part, each with its own dtype. transformers renamed the key in 4.56.
         for part in (config, *(value for value in config.values() if isinstance(value, dict))):
             for key in {"dtype", "torch_dtype"} & part.keys():
@@ -131,7 +131,7 @@ def _difference(name: str, initial: Path, aligned: Path) -> FileDifference | Non
     # tokenizer.json is one huge value; which part of it differs is no news.
     if not name.endswith(".json") or name in ("tokenizer.json", "vocab.json"):
         return FileDifference(name, "differs")
-    before, after = (parse_json(read_bytes(path), f"{shown(path)}: the file") for path in (initial, aligned))
+    before, after = (parse_settings(read_bytes(path), f"{shown(path)}: the file") for path in (initial, aligned))
     keys = sorted(key for key in {*before, *after} - _NO_DIFFERENCE if _differ(before, after, key))
     return FileDifference(name, "differs", tuple(keys)) if keys else None
 

@@ -112,6 +112,7 @@ def entry(
         ({"w": entry(0, 1, [1], "F4")}, bytes(1), "w: F4 of shape [1] needs 0.5 bytes, has 1"),
         ({"w": entry(shape=[2**40, 2**40])}, bytes(8), "is too large"),
         ({"w": entry(shape=[2**62, 0])}, bytes(8), "is too large"),
+        ({"w": entry(shape=[0, 2**62, 2**62])}, bytes(8), "is too large"),
         ({"w": entry(shape=[-2])}, bytes(8), "w: its shape is not a list of sizes"),
         ({"w": entry(shape=[2.0])}, bytes(8), "w: its shape is not a list of sizes"),
         ({"w": entry(shape=[True, 2])}, bytes(8), "w: its shape is not a list of sizes"),
@@ -128,7 +129,8 @@ def entry(
         (b'{"w":', b"", "the header is not valid JSON: Expecting value"),
         (b'{"w":NaN}', b"", "the header is not valid JSON"),
         (b'{"\xff":1}', b"", "the header is not valid JSON"),
-        (b'{"\\ud800":1}', b"", "the header is not valid JSON"),
+        (b'{"\\ud800":1}', b"", "the header is not valid JSON: it holds half of a surrogate pair"),
+        (b'{"__metadata__":{"a":"\\ud800"}}', b"", "the header is not valid JSON: it holds half of a surrogate pair"),
         (b'{"w":' + b"9" * 5000 + b"}", b"", "the header is not valid JSON"),
         (b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"", "nested too deeply"),
         (b'{"w":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, b"", "nested too deeply"),
@@ -228,6 +230,13 @@ def test_quantised(save, tmp_path: Path, config: object, words: str) -> None:
 
 def test_a_config_that_only_mentions_quantisation_is_read(save, tmp_path: Path) -> None:
     assert Checkpoint.open(save(tmp_path / "m", {"a": torch.zeros(1)}, config={"quantization_config": None})).tensors
+
+
+def test_a_config_as_python_writes_it(save, tmp_path: Path) -> None:
+    """Mamba 2's config.json holds Infinity, which strict JSON does not know."""
+    folder = save(tmp_path / "m", {"a": torch.zeros(1)}, config={"time_step_limit": [0.0, float("inf")]})
+    assert "Infinity" in (folder / "config.json").read_text()
+    assert Checkpoint.open(folder).tensors
 
 
 def test_a_broken_config(save, tmp_path: Path) -> None:

@@ -91,3 +91,9 @@ def test_differences(tmp_path: Path) -> None:
     )
     assert str(found[0]) == "config.json: differs (eos_token_id, gone)"
     assert differences(one, one) == ()
+
+
+def test_settings_as_python_writes_them_can_be_compared(tmp_path: Path) -> None:
+    one = fill(tmp_path / "1", ["config.json"], '{"a": Infinity}')
+    two = fill(tmp_path / "2", ["config.json"], '{"a": 1}')
+    assert differences(one, two) == (FileDifference("config.json", "differs", ("a",)),)
