@@ -50,7 +50,9 @@ def _apply(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
     from llm_expo.weights import Direction, Rounding, plan, write
 
-    direction = Direction.open(arguments.theta0, arguments.theta1, allow_bin=arguments.allow_bin)
+    direction = Direction.open(
+        arguments.theta0, arguments.theta1, allow_bin=arguments.allow_bin, as_given=arguments.as_given
+    )
     extrapolation = plan(
         direction,
         arguments.alpha,
@@ -267,6 +269,10 @@ def _add_apply_options(parser: argparse.ArgumentParser) -> None:
         choices=("refuse", "copy"),
         default="refuse",
         help="where theta1's vocabulary grew: refuse (the default), or keep theta1's new rows and move the others",
+    )
+
+    which.add_argument(
+        "--as-given", action="store_true", help="take theta0 and theta1 as given, whatever their own records say"
     )
 
     machine = parser.add_argument_group("machine")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.cards import swapped
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.sidefiles import differences
 from llm_expo.errors import MismatchError
@@ -33,13 +34,25 @@ class Direction:
 
     @classmethod
     def open(
-        cls, initial: str | os.PathLike[str], aligned: str | os.PathLike[str], *, allow_bin: bool = False
+        cls,
+        initial: str | os.PathLike[str],
+        aligned: str | os.PathLike[str],
+        *,
+        allow_bin: bool = False,
+        as_given: bool = False,
     ) -> "Direction":
         """Open theta0 and theta1: folders, or hub ids with or without @revision; see Checkpoint.open.
 
-        Raises CheckpointError for what cannot be read; does not compare the two.
+        as_given: do not ask the two models' own records (cards.py) which of them was made from the other.
+
+        Raises CheckpointError for what cannot be read, MismatchError where theta0 says that it was made from theta1;
+        does not compare tensors.
         """
-        return cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
+        direction = cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
+        evidence = None if as_given else swapped(direction.initial.located, direction.aligned.located)
+        if evidence is not None:
+            raise MismatchError(f"{evidence}; exchange them, or give --as-given if that record is wrong")
+        return direction
 
     def mismatches(self) -> list[str]:
         """What keeps the two from being extrapolated, a line for each tensor; empty when nothing does.
