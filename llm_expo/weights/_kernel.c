@@ -32,12 +32,11 @@ INLINE float float_of(uint32_t bits) { float value; memcpy(&value, &bits, 4); re
 
 INLINE float float_from_bf16(uint16_t half) { return float_of((uint32_t)half << 16); }
 
+/* Of a NaN this makes anything; who lets NaN through takes care of it. */
 INLINE uint16_t bf16_from_float(float value)
 {
     uint32_t bits = bits_of(value);
-    uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    uint32_t quiet = (bits >> 16) | 0x40;
-    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet : nearest);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 INLINE float float_from_f16(uint16_t half)

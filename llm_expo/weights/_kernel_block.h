@@ -58,10 +58,10 @@ INLINE int NAME(measure)(const REAL *restrict before, const REAL *restrict after
                          const REAL *restrict unmoved, double *restrict direction, double *restrict step,
                          WORD *differing, WORD *swallowed)
 {
-    WORD broken = 0, differ = 0, stay = 0;
+    WORD broken = 0, differ = 0, stay = 0; /* x - x is 0, all bits of it, for what is finite */
     for (int i = 0; i < BLOCK; i++) {
         REAL way = after[i] - before[i];
-        broken |= (WORD)((NAME(word)(result[i]) & INFINITE) == INFINITE) | ((NAME(word)(way) & INFINITE) == INFINITE);
+        broken |= NAME(word)(result[i] - result[i]) | NAME(word)(way - way);
         WORD moved = way != 0;
         differ += moved;
         stay += moved & (result[i] == unmoved[i]);
@@ -122,6 +122,8 @@ EVERY_TARGET static Step NAME(step)(const void *initial, int initial_dtype, cons
                 found.bad = at + i;
                 return found;
             }
+            if (ours != ours && out_dtype == BF16)
+                ours = float_of(0x7fc00000);
             NAME(narrow)(&ours, out, out_dtype, at + i, 1);
             direction[i] = step[i] = 0;
         }
@@ -172,7 +174,7 @@ EVERY_TARGET static Distance NAME(distance)(const void *initial, int initial_dty
         WORD equal = 0, broken = 0;
         for (int i = 0; i < BLOCK; i++) {
             equal += before[i] == after[i];
-            broken |= (NAME(word)(before[i]) & INFINITE) == INFINITE || (NAME(word)(after[i]) & INFINITE) == INFINITE;
+            broken |= NAME(word)(before[i] - before[i]) | NAME(word)(after[i] - after[i]);
         }
         for (int i = 0; broken && i < count; i++)
             if (!NAME(finite)(before[i]) || !NAME(finite)(after[i])) {
