@@ -1,0 +1,32 @@
+"""The benchmark of `apply` runs through on a tiny pair, and its check tells right outputs from wrong ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+PEERS = {"cp -r", "apply", "in memory"}
+
+
+@pytest.mark.slow
+def test_bench_apply_runs_and_checks_what_it_measures(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    command = [sys.executable, BENCH / "apply.py", "--sizes", "0.01B", "--rounds", "1", "--variant", ""]
+    command += ["--folder", tmp_path, "--inputs", tmp_path / "inputs", "--out", out]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    (result,) = json.loads(out.read_text())["results"]
+    assert all(round_.keys() == PEERS for round_ in result["rounds"])
+    assert result["right"]["apply"] > 0.9999
+    assert not result["left_out"]
+
+
+def test_bench_check_tells_a_wrong_output(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, BENCH / "pair.py", "0.01B", tmp_path / "pair"], check=True, capture_output=True)
+    theta0, theta1 = tmp_path / "pair/theta0", tmp_path / "pair/theta1"
+    for alpha, out, right in (("0", theta1, True), ("-1", theta0, True), ("0.3", theta1, False)):
+        told = subprocess.run([sys.executable, BENCH / "check.py", theta0, theta1, out, alpha], capture_output=True)
+        assert (float(told.stdout) > 0.9999) == right
