@@ -72,14 +72,14 @@ def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
     Raises CheckpointError for a file that cannot be read or is no valid JSON.
     """
     if path.name == "config.json" and dtype != "keep":
-        config = parse_json(read_bytes(path), f"{shown(path)}: the file")
+        config = parse_settings(read_bytes(path), f"{shown(path)}: the file")
         # Multimodal models keep one config per part, each with its own dtype. transformers renamed the key in 4.56.
         for part in (config, *(value for value in config.values() if isinstance(value, dict))):
             for key in {"dtype", "torch_dtype"} & part.keys():
                 part[key] = dtype
         if not {"dtype", "torch_dtype"} & config.keys():
             config["torch_dtype"] = dtype  # all versions read the old name
-        yield (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        yield (json.dumps(config, indent=2) + "\n").encode()
         return
     fd = open_regular(path)
     try:
