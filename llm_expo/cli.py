@@ -48,14 +48,35 @@ def _failed(message: str) -> int:
 
 def _apply(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
-    from llm_expo.weights import Direction, plan, write
+    from llm_expo.weights import Direction, Rounding, plan, write
 
-    extrapolation = plan(Direction.open(arguments.theta0, arguments.theta1), arguments.alpha)
+    direction = Direction.open(
+        arguments.theta0, arguments.theta1, allow_bin=arguments.allow_bin, as_given=arguments.as_given
+    )
+    extrapolation = plan(
+        direction,
+        arguments.alpha,
+        dtype=arguments.dtype,
+        rounding=Rounding(arguments.rounding, arguments.seed),
+        include=arguments.include,
+        exclude=arguments.exclude,
+        alpha_for=arguments.alpha_for,
+        new_rows=arguments.new_rows,
+    )
     if arguments.dry_run:
-        terminal.show_plan(extrapolation)
+        if arguments.json:
+            _print_json(terminal.plan_record(extrapolation))
+        else:
+            terminal.show_plan(extrapolation)
         return
     with terminal.bytes_written(extrapolation.nbytes) as progress:
-        written = write(extrapolation, arguments.out, progress)
+        written = write(
+            extrapolation,
+            arguments.out,
+            progress,
+            workers=arguments.workers,
+            let_through=arguments.allow_not_finite,
+        )
     if arguments.json:
         _print_json(asdict(written))
     else:
@@ -158,11 +179,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, with those refused that another one makes meaningless."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.run is _apply:
-        if arguments.out is None and not arguments.dry_run:
-            parser.error("apply: --out is required, unless with --dry-run")
-        if arguments.json and arguments.dry_run:
-            parser.error("apply: --json goes with writing, not with --dry-run")
+    if arguments.run is _apply and arguments.out is None and not arguments.dry_run:
+        parser.error("apply: --out is required, unless with --dry-run")
     if arguments.run is _search:
         if arguments.alphas and arguments.strategy == "paper":
             parser.error("search: --alphas goes with --strategy grid")
@@ -186,7 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("--alpha", type=float, required=True, help="0 is theta1, -1 is theta0, above 0 extrapolates")
     apply.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
     apply.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    apply.add_argument("--json", action="store_true", help="print what was written as JSON")
+    apply.add_argument("--json", action="store_true", help="print what was written, or the plan, as JSON")
+    _add_apply_options(apply)
     apply.set_defaults(run=_apply)
 
     compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, and what else differs")
@@ -206,8 +225,71 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_pair(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("theta0", metavar="THETA0", help="folder of the checkpoint before preference training")
-    parser.add_argument("theta1", metavar="THETA1", help="folder of the checkpoint after it")
+    parser.add_argument(
+        "theta0",
+        metavar="THETA0",
+        help="checkpoint before preference training: a folder, or a hub id with or without @revision",
+    )
+    parser.add_argument("theta1", metavar="THETA1", help="checkpoint after it")
+
+
+def _add_apply_options(parser: argparse.ArgumentParser) -> None:
+    numbers = parser.add_argument_group("numbers")
+    numbers.add_argument(
+        "--dtype",
+        choices=("keep", "float32", "bfloat16", "float16"),
+        default="keep",
+        help="of the weights written; default: theta1's, tensor by tensor",
+    )
+    numbers.add_argument(
+        "--rounding",
+        choices=("nearest", "stochastic"),
+        default="nearest",
+        help="to 16 bits; stochastic is right on average where steps are smaller than a bfloat16 can tell; "
+        "default: %(default)s",
+    )
+    numbers.add_argument("--seed", type=int, default=0, help="of --rounding stochastic; default: %(default)s")
+    numbers.add_argument(
+        "--allow-not-finite", action="store_true", help="keep theta1's value where an input holds NaN or infinity"
+    )
+
+    which = parser.add_argument_group("which tensors (globs of names; the rest stays theta1's)")
+    which.add_argument("--include", action="append", default=[], metavar="GLOB", help="move only these; repeatable")
+    which.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="do not move these; repeatable")
+    which.add_argument(
+        "--alpha-for",
+        action="append",
+        default=[],
+        type=_alpha_for,
+        metavar="GLOB=ALPHA",
+        help="another alpha for these; repeatable, the last match wins",
+    )
+    which.add_argument(
+        "--new-rows",
+        choices=("refuse", "copy"),
+        default="refuse",
+        help="where theta1's vocabulary grew: refuse (the default), or keep theta1's new rows and move the others",
+    )
+
+    which.add_argument(
+        "--as-given", action="store_true", help="take theta0 and theta1 as given, whatever their own records say"
+    )
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--workers", type=_positive, metavar="N", help="threads; default: one a core, up to 4")
+    machine.add_argument(
+        "--allow-bin", action="store_true", help="read .bin pickles too, without executing anything in them"
+    )
+
+
+def _alpha_for(text: str) -> tuple[str, float]:
+    glob, sign, value = text.rpartition("=")
+    try:
+        if sign and glob:
+            return glob, float(value)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not GLOB=ALPHA, such as '*.mlp.*=0.2'")
 
 
 def _add_search_options(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,9 @@ Models' and users' text is shown as it is but for control characters, so that a 
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -17,8 +18,6 @@ from llm_expo.search import Outcome
 from llm_expo.search.outcome import Row
 from llm_expo.search.run import Done, Tried
 from llm_expo.weights import Comparison, Extrapolation, Written
-
-_PLAN_LINES = 20
 
 
 def note(text: str) -> None:
@@ -72,11 +71,38 @@ def search_watched() -> Iterator[Callable[[Done | Tried], None]]:
 def show_plan(extrapolation: Extrapolation) -> None:
     print(f"alpha {extrapolation.alpha:g}: {extrapolation.moved} tensors to move, {extrapolation.copied} to copy,")
     print(f"{extrapolation.nbytes / 1e9:.3f} GB in {len(extrapolation.files)} files; nothing is written")
-    for step in extrapolation.steps[:_PLAN_LINES]:
+    for step in extrapolation.steps:
         shape = "x".join(map(str, step.target.shape)) or "scalar"
         print(_printable(f"  {step.action}  {step.target.name}  {shape}  ({step.reason})"))
-    if len(extrapolation.steps) > _PLAN_LINES:
-        print(f"  and {len(extrapolation.steps) - _PLAN_LINES} more")
+    show_warnings((*extrapolation.notes, *extrapolation.direction.warnings()))
+
+
+def plan_record(extrapolation: Extrapolation) -> dict[str, Any]:
+    """The plan as JSON."""
+    return {
+        "alpha": extrapolation.alpha,
+        "moved": extrapolation.moved,
+        "copied": extrapolation.copied,
+        "nbytes": extrapolation.nbytes,
+        "files": [file.name for file in extrapolation.files],
+        "steps": [
+            {
+                "action": step.action,
+                "name": step.target.name,
+                "shape": list(step.target.shape),
+                "dtype": step.target.dtype,
+                "file": str(step.target.file),
+                "reason": step.reason,
+            }
+            for step in extrapolation.steps
+        ],
+        "warnings": [*extrapolation.notes, *extrapolation.direction.warnings()],
+    }
+
+
+def show_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        note(f"llm-expo: warning: {warning}")
 
 
 def show_written(written: Written) -> None:
@@ -87,7 +113,10 @@ def show_written(written: Written) -> None:
     if written.share_differing is not None:
         print(f"{written.share_differing:.1%} of the weights differ between theta0 and theta1", end="")
         print(f"; rounding left {written.share_swallowed or 0:.1%} of those where they were", end="")
-        print("" if written.realised_alpha is None else f"; realised alpha {written.realised_alpha:g}")
+        print("" if written.realised_alpha is None else f"; realised alpha {written.realised_alpha:.6g}")
+    if written.resumed:
+        print(f"{written.resumed} of its files had been finished by a run that was killed")
+    show_warnings(written.warnings)
 
 
 def show_comparison(comparison: Comparison) -> None:

@@ -205,7 +205,8 @@ def test_bad_scorers(place, capsys, scorer, words):
 def test_a_study_with_other_settings(place, capsys):
     assert main(search()) == 0
     assert "seed was 42 when the study began and is now 43" in refused(capsys, search("--seed", "43"))
-    assert "theta0 was" in refused(capsys, [*search()[:1], "theta1", *search()[2:]])
+    shutil.copytree("theta1", "other")
+    assert "theta0 was" in refused(capsys, [*search()[:1], "other", *search()[2:]])
     assert "scorer was" in refused(capsys, search("--scorer", "function:rewards_for_tests:nan"))
 
 
@@ -225,7 +226,7 @@ def test_settings_out_of_range(place, capsys):
     "arguments",
     [[], ["no-such-verb"], ["apply", "a"], "apply a b --alpha x --out c".split(), search("--batch-size", "0"),
      search("--strategy", "paper"), search("--intervals", "5,1"), ["apply", "a", "b", "--alpha", "1"],
-     ["apply", "a", "b", "--alpha", "1", "--dry-run", "--json"],
+     "apply a b --alpha 1 --out c --alpha-for x".split(), "apply a b --alpha 1 --out c --rounding up".split(),
      search("--alphas", "1,x"), search("--limit", "-3"), search("--strategy", "guess")],
 )  # fmt: skip
 def test_wrong_usage_is_status_2(capsys, arguments):

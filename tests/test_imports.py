@@ -23,7 +23,8 @@ MAY_KNOW = {
     "terminal": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search", "report"},
 }
 HEAVY = set(
-    "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib".split()
+    "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib "
+    "huggingface_hub httpx2 yaml".split()
 )
 
 

@@ -15,12 +15,14 @@ def test_the_wheel_is_whole(tmp_path):
     subprocess.run(command, check=True)
     [wheel] = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 8e6
+    assert "-cp311-abi3-" in wheel.name, "one wheel for every Python from 3.11 on"
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
         "llm_expo/py.typed",
         "llm_expo/generation/prompts.jsonl",
         "llm_expo/demo/adapter/adapter_config.json",
         "llm_expo/demo/adapter/adapter_model.safetensors",
+        "llm_expo/weights/_kernel.abi3.so",
     ):
         assert wanted in names
     assert all(name.startswith(("llm_expo/", "llm_expo-", "llm_expo-0.1.0.dist-info")) for name in names)

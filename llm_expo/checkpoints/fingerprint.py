@@ -17,7 +17,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """
     digest = hashlib.sha256()
     for shard in checkpoint.files:
-        digest.update(shard.header)
+        # A pickle's header is not there to be read: what it would say.
+        described = [(tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors]
+        digest.update(shard.header or repr(described).encode())
         fd = open_regular(shard.path)
         try:
             for tensor in shard.tensors:

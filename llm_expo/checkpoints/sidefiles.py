@@ -44,6 +44,14 @@ _LEFT_OUT = (
 _NO_DIFFERENCE = {"_name_or_path", "transformers_version"}
 
 
+def is_side_file(name: str) -> bool:
+    """Whether a file of this name, relative to the model's folder, belongs to the model beside its weights."""
+    inside, _, last = name.rpartition("/")
+    if inside:
+        return inside in _FOLDERS and last[0] != "."
+    return not any(fnmatch(name, pattern) for pattern in _LEFT_OUT)
+
+
 def side_files(folder: Path) -> list[str]:
     """Names, relative to `folder`, of the files that belong to the model: config, tokenizer, templates, code, licence.
 
@@ -53,14 +61,13 @@ def side_files(folder: Path) -> list[str]:
     found = []
     try:
         for name in _names_in(folder):
-            if any(fnmatch(name, pattern) for pattern in _LEFT_OUT):
-                continue
             if not (folder / name).is_dir():
                 found.append(name)
             elif name in _FOLDERS:
-                found += [f"{name}/{inner}" for inner in _names_in(folder / name) if inner[0] != "."]
+                found += [f"{name}/{inner}" for inner in _names_in(folder / name)]
     except OSError as error:
         raise CheckpointError(f"{shown(folder)}: {reason(error)}") from error
+    found = [name for name in found if is_side_file(name)]
     for name in found:
         os.close(open_regular(folder / name))
     return found

@@ -5,12 +5,13 @@
     write, apply    Extrapolation -> a model folder; apply does all of it in one call
     compare         Direction -> Comparison: how far the two lie apart
 
-Importing this loads no torch. The kernel for tensors in memory is llm_expo.weights.kernel.extrapolate.
+None of this needs torch. For tensors and models in memory, which do, there is llm_expo.weights.memory.
 """
 
 from llm_expo.weights.comparison import Comparison, Mover, compare
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, Step, plan
+from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.writing import Written, apply, write
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Extrapolation",
     "Move",
     "Mover",
+    "Rounding",
     "Step",
     "Written",
     "apply",

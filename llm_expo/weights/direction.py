@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.cards import swapped
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.sidefiles import differences
 from llm_expo.errors import MismatchError
@@ -33,18 +34,24 @@ class Direction:
 
     @classmethod
     def open(
-        cls, initial: str | os.PathLike[str], aligned: str | os.PathLike[str], *, allow_bin: bool = False
+        cls,
+        initial: str | os.PathLike[str],
+        aligned: str | os.PathLike[str],
+        *,
+        allow_bin: bool = False,
+        as_given: bool = False,
     ) -> "Direction":
         """Open theta0 and theta1: folders, or hub ids with or without @revision; see Checkpoint.open.
 
-        Raises CheckpointError for what cannot be read; does not compare the two, except that they are not one folder.
+        as_given: do not ask the two models' own records (cards.py) which of them was made from the other.
+
+        Raises CheckpointError for what cannot be read, MismatchError where theta0 says that it was made from theta1;
+        does not compare tensors.
         """
         direction = cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
-        if direction.initial.path.samefile(direction.aligned.path):
-            raise MismatchError(
-                f"theta0 {shown(initial)} and theta1 {shown(aligned)} are the same folder: there is no direction; "
-                "theta0 is the checkpoint before preference training, theta1 the one after it"
-            )
+        evidence = None if as_given else swapped(direction.initial.located, direction.aligned.located)
+        if evidence is not None:
+            raise MismatchError(f"{evidence}; exchange them, or give --as-given if that record is wrong")
         return direction
 
     def mismatches(self) -> list[str]:
@@ -59,6 +66,11 @@ class Direction:
 
         Raises MismatchError, which names every mismatch up to a readable number and the way out, if there is one.
         """
+        if self.initial.path.samefile(self.aligned.path):
+            raise MismatchError(
+                f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} are the same folder: there "
+                "is no direction; theta0 is the checkpoint before preference training, theta1 the one after it"
+            )
         found = pair(self.initial, self.aligned, new_rows)
         if found.problems:
             more = [f"and {len(found.problems) - _NAMED} more"] if len(found.problems) > _NAMED else []

@@ -76,6 +76,9 @@ def extrapolate(
         raise ValueError(f"shapes differ: {list(initial.shape)}, {list(aligned.shape)}, out {list(out.shape)}")
     if strange := {initial.dtype, aligned.dtype, out.dtype} - _CODES.keys():
         raise ValueError(f"cannot be extrapolated: {', '.join(sorted(map(str, strange)))}")
+    # Copied, not computed: 0 * x is no identity for NaN, infinity and -0.0.
+    if alpha in (0, -1):
+        return out.copy_(initial if alpha else aligned)
     if {initial.device.type, aligned.device.type, out.device.type} != {"cpu"}:
         return _extrapolate_elsewhere(initial, aligned, alpha, out)
     target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
@@ -103,13 +106,9 @@ def extrapolate(
 def _extrapolate_elsewhere(
     initial: torch.Tensor, aligned: torch.Tensor, alpha: float, out: torch.Tensor
 ) -> torch.Tensor:
-    if alpha in (0, -1):
-        out.copy_(initial if alpha else aligned)
-    else:
-        dtypes = {initial.dtype, aligned.dtype, out.dtype}
-        wide = torch.float64 if torch.float64 in dtypes else torch.float32
-        after = aligned.to(wide)
-        out.copy_(torch.add(after, after - initial.to(wide), alpha=alpha))
+    wide = torch.float64 if torch.float64 in (initial.dtype, aligned.dtype, out.dtype) else torch.float32
+    after = aligned.to(wide)
+    out.copy_(torch.add(after, after - initial.to(wide), alpha=alpha))
     if not bool(out.isfinite().all()):
         raise ExpoError(f"NaN or infinity with alpha {alpha:g}, in theta0, in theta1 or in the result")
     return out

@@ -51,7 +51,7 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
         if name in partners:
             continue
         tied = _tied_to(tensor, partners.values(), initial)
-        if _kind(name) in kinds:
+        if not partners or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta1")
         elif isinstance(tied, Tensor):
             partners[name] = tied
@@ -65,7 +65,7 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
         if name in used:
             continue
         tied = _tied_to(tensor, (ours[mine] for mine in partners), aligned)
-        if _kind(name) in kinds:
+        if not partners or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta0")
         elif isinstance(tied, Tensor):
             if _same_bytes(initial, tensor, partners[tied.name]):

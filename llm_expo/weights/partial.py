@@ -82,7 +82,7 @@ def partial_folder(out: Path, nbytes: int, plan: str = "") -> Iterator[Partial]:
                 _finish(partial.folder, out)
                 done = True
             except KeyboardInterrupt:
-                keep = bool(plan)
+                keep = bool(plan and _read_journal(work / "journal", plan))
                 raise
             finally:
                 if not keep:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
-from llm_expo.checkpoints.checkpoint import INDEX_NAME
+from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.reader import Reader
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
 from llm_expo.errors import ExpoError
@@ -212,6 +212,7 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
 def _origin(checkpoint: Checkpoint) -> dict[str, object]:
     return {
         "path": os.path.abspath(checkpoint.path),  # noqa: PTH100 (the path as given; the hub cache's links mean something)
+        **{key: value for key, value in asdict(checkpoint.located).items() if key != "folder" and value is not None},
         "files": [{"name": shard.path.name, "bytes": shard.size} for shard in checkpoint.files],
     }
 

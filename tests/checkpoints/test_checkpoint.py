@@ -178,13 +178,6 @@ def test_no_such_folder(tmp_path: Path) -> None:
         Checkpoint.open(tmp_path / "gone")
 
 
-def test_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"hf download HuggingFaceH4/zephyr-7b-beta --local-dir DIR"):
-        Checkpoint.open("HuggingFaceH4/zephyr-7b-beta")
-    with pytest.raises(CheckpointError, match=r"hf download org/name --revision v1 --local-dir DIR"):
-        Checkpoint.open("org/name@v1")
-
 
 def test_a_file_in_place_of_a_folder(save, tmp_path: Path) -> None:
     folder = save(tmp_path / "m", {"a": torch.zeros(1)})

@@ -39,9 +39,9 @@ def test_every_tensor_of_theta1(save, tmp_path, alpha: float, same: tuple[str, s
     assert {step.target.name: (step.action, step.reason) for step in planned.steps} == {
         "same": same,
         "wider": wider,
-        "ids": ("copy", "I64 is no float type: theta1's"),
-        "mask": ("copy", "BOOL is no float type: theta1's"),
-        "f8": ("copy", "F8_E4M3 is no float type: theta1's"),
+        "ids": ("copy", "I64 is no type to calculate with: theta1's"),
+        "mask": ("copy", "BOOL is no type to calculate with: theta1's"),
+        "f8": ("copy", "F8_E4M3 is no type to calculate with: theta1's"),
     }
     assert planned.moved == sum(action == "move" for action, _ in (same, wider))
     assert planned.moved + planned.copied == len(direction.aligned.tensors) == len(planned.steps)
@@ -75,11 +75,12 @@ def test_alpha_must_be_finite(save, tmp_path: Path, alpha: float) -> None:
 
 
 def test_nothing_to_extrapolate(save, tmp_path: Path) -> None:
-    folder = save(tmp_path / "m", {"a": torch.zeros(2).long(), "b": torch.zeros(2).bool()})
+    tensors = {"a": torch.zeros(2).long(), "b": torch.zeros(2).bool()}
+    folders = [save(tmp_path / name, tensors) for name in ("theta0", "theta1")]
     with pytest.raises(
         CheckpointError, match="nothing to extrapolate, no tensor is F64, F32, F16 or BF16, only BOOL, I64"
     ):
-        plan(Direction.open(folder, folder), 0.3)
+        plan(Direction.open(*folders), 0.3)
 
 
 def test_mismatches_are_raised(save, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The arithmetic, and what files and live models rest on: its bits do not depend on how a tensor is cut or laid out."""
+"""The arithmetic in C, against NumPy and torch: its bits do not depend on how a tensor is cut."""
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,168 +10,233 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_expo.weights.kernel import extrapolate, first_not_finite, one_thread
+from llm_expo.weights.kernel import Rounding, distance, step
+from llm_expo.weights.memory import DTYPES
+from llm_expo.weights.tally import Distance, Tally
 
-DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 ALPHAS = [0.3, -0.3, 0.5, -0.5, 1.0, 2.5, -0.9, -1.7, 16.0, 1e-6]
+CODES = list(DTYPES)
 
 
-def bits(tensor: torch.Tensor) -> list[int]:
-    width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return tensor.flatten().view(width).tolist()
+def raw(tensor: torch.Tensor) -> bytearray:
+    return bytearray(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 
 
-def random_pair(dtype: torch.dtype, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+def tensor_of(memory: bytearray, code: str) -> torch.Tensor:
+    return torch.frombuffer(memory, dtype=DTYPES[code]) if memory else torch.empty(0, dtype=DTYPES[code])
+
+
+def moved(before: torch.Tensor, after: torch.Tensor, alpha: float, code: str, **options: Any) -> tuple[Any, Any, Any]:
+    """The result as a tensor, the tally, and the index of what is not finite."""
+    codes = {dtype: name for name, dtype in DTYPES.items()}
+    out = bytearray(after.numel() * DTYPES[code].itemsize)
+    tally, bad = step(raw(before), codes[before.dtype], raw(after), codes[after.dtype], out, code, alpha, **options)
+    return tensor_of(out, code), tally, bad
+
+
+def random_pair(code: str, count: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    before = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    after = before + 0.1 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return before.to(dtype), after.to(dtype)
+    before = scale * torch.randn(count, generator=generator, dtype=torch.float64)
+    after = before + 0.1 * scale * torch.randn(count, generator=generator, dtype=torch.float64)
+    return before.to(DTYPES[code]), after.to(DTYPES[code])
+
+
+def oracle(before: torch.Tensor, after: torch.Tensor, alpha: float) -> torch.Tensor:
+    """float32, with the sum of a product rounded once: a product of two float32 is exact in float64."""
+    direction = (after.float() - before.float()).double()
+    return (after.double() + float(np.float32(alpha)) * direction).float()
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and raw(one) == raw(other)
 
 
 def test_literal_arithmetic() -> None:
     before, after = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([2.0, 2.0, -4.0])
-    assert extrapolate(before, after, 0.5).tolist() == [2.5, 2.0, -6.0]
-    assert extrapolate(before, after, 0.25).tolist() == [2.25, 2.0, -5.0]
-    assert extrapolate(before, after, -0.25).tolist() == [1.75, 2.0, -3.0]
-    assert extrapolate(before, after, 4.0).tolist() == [6.0, 2.0, -20.0]
-    assert extrapolate(before, after, -2.0).tolist() == [0.0, 2.0, 4.0]
+    for alpha, expected in [(0.5, [2.5, 2, -6]), (-0.25, [1.75, 2, -3]), (4.0, [6, 2, -20]), (-2.0, [0, 2, 4])]:
+        assert moved(before, after, alpha, "F32")[0].tolist() == expected
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_one_rounding(dtype: torch.dtype, alpha: float) -> None:
-    """Against the exact result: half a unit in the last place, and float32's error for the 16-bit types."""
-    before, after = random_pair(dtype, 1000)
-    exact = after.double().numpy() + alpha * (after.double().numpy() - before.double().numpy())
-    result = extrapolate(before, after, alpha)
-    assert result.dtype == dtype
-    terms = np.abs(after.double().numpy()) + abs(alpha) * np.abs(after.double().numpy() - before.double().numpy())
-    rounding = torch.finfo(dtype).eps / 2 * np.abs(exact)
-    arithmetic = 4 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps * terms
-    denormal = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    assert (np.abs(result.double().numpy() - exact) <= rounding + arithmetic + denormal).all()
+@pytest.mark.parametrize("out", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("code", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_float32_and_one_rounding(code: str, out: str, alpha: float, scale: float) -> None:
+    before, after = random_pair(code, 5000, scale)
+    result, _, bad = moved(before, after, alpha, out)
+    assert bad is None
+    assert same_bits(result, oracle(before, after, alpha).to(DTYPES[out]))
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_16_bit_types_are_float32_arithmetic_rounded_once(dtype: torch.dtype, alpha: float) -> None:
-    before, after = random_pair(dtype, 5000)
-    wide = extrapolate(before.float(), after.float(), alpha)
-    assert bits(extrapolate(before, after, alpha)) == bits(wide.to(dtype))
+@pytest.mark.parametrize("out", CODES)
+def test_float64_where_one_of_them_is(out: str, alpha: float) -> None:
+    before, after = random_pair("F64", 5000)
+    exact = after.numpy().astype(np.longdouble) + np.longdouble(alpha) * (after.numpy() - before.numpy())
+    result = moved(before, after, alpha, out)[0]
+    limit = torch.finfo(DTYPES[out]).eps / 2 * np.abs(exact) * (1 + 2**-12) + torch.finfo(DTYPES[out]).tiny
+    assert (np.abs(result.double().numpy() - exact) <= limit).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("alpha", "side"), [(0, 1), (0.0, 1), (-0.0, 1), (-1, 0), (-1.0, 0)])
-def test_zero_and_minus_one_copy(dtype: torch.dtype, alpha: float, side: int) -> None:
-    odd = torch.tensor([-0.0, 0.0, math.nan, math.inf, -math.inf, 3.0], dtype=dtype)
+def test_float64_to_16_bits_is_rounded_once() -> None:
+    # Just above the middle of two bfloat16 neighbours; rounded to float32 first, it would lie on the middle.
+    after = torch.tensor([1 + 2**-8 + 2**-40, -(1 + 2**-8 + 2**-40), 1 + 2**-8], dtype=torch.float64)
+    result = moved(after.clone(), after, 1.0, "BF16")[0]
+    assert result.tolist() == [1 + 2**-7, -(1 + 2**-7), 1.0]
+
+
+@pytest.mark.parametrize("code", ["BF16", "F16"])
+def test_every_16_bit_pattern_survives(code: str) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(DTYPES[code])
+    finite = every[every.isfinite()]
+    for alpha in (0.0, 0.3, 7.0):  # no direction, so no movement, -0.0 included
+        if alpha:
+            finite = finite[finite != 0]
+        assert same_bits(moved(finite, finite, alpha, code)[0], finite)
+        assert same_bits(moved(finite, finite, alpha, "F32")[0], finite.float())
+    wide = torch.linspace(-70000, 70000, 100_001)
+    assert same_bits(moved(wide, wide, 0.0, code)[0], wide.to(DTYPES[code])) or code == "F16"
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize(("alpha", "side"), [(0, 1), (-0.0, 1), (-1, 0)])
+def test_zero_and_minus_one_are_exact(code: str, alpha: float, side: int) -> None:
+    odd = torch.tensor([-0.0, 0.0, 3.0, 1e-7, -5.0, 60000.0], dtype=DTYPES[code])
     pair = (odd, odd.flip(0)) if side == 0 else (odd.flip(0), odd)
-    assert bits(extrapolate(*pair, alpha)) == bits(odd)
-
-
-def test_mixed_dtypes() -> None:
-    before, after = torch.tensor([1.0, 0.1], dtype=torch.float32), torch.tensor([2.0, 0.1], dtype=torch.bfloat16)
-    result = extrapolate(before, after, 0.3)
-    assert result.dtype == torch.bfloat16
-    assert bits(result) == bits(extrapolate(before, after.float(), 0.3).bfloat16())
-    assert bits(extrapolate(before, after, -1)) == bits(before.bfloat16())
-    double = extrapolate(before.double(), after, 0.3, torch.empty(2, dtype=torch.float64))
-    assert bits(double) == bits(extrapolate(before.double(), after.double(), 0.3))
-
-
-def test_the_result_type_is_outs() -> None:
-    before, after = random_pair(torch.bfloat16, 100)
-    out = torch.empty(100)
-    assert extrapolate(before, after, 0.3, out) is out
-    assert bits(out) == bits(extrapolate(before.float(), after.float(), 0.3))
+    assert same_bits(moved(*pair, alpha, code)[0], odd)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    dtype=st.sampled_from(DTYPES),
+    code=st.sampled_from(CODES),
     alpha=st.sampled_from(ALPHAS),
-    cuts=st.lists(st.integers(0, 999), max_size=6),
-    offset=st.integers(0, 37),
-    stride=st.integers(1, 3),
+    cuts=st.lists(st.integers(0, 2999), max_size=6),
+    stochastic=st.booleans(),
 )
-def test_bits_do_not_depend_on_chunks_offsets_or_strides(
-    dtype: torch.dtype, alpha: float, cuts: list[int], offset: int, stride: int
-) -> None:
-    before, after = random_pair(dtype, 1000)
-    whole = bits(extrapolate(before, after, alpha))
-    placed = []
-    for tensor in (before, after, torch.empty(1000, dtype=dtype)):
-        home = torch.zeros(offset + 1000 * stride, dtype=dtype)
-        view = home[offset::stride][:1000]
-        placed.append(view.copy_(tensor))
-    edges = [0, *sorted(cuts), 1000]
-    for start, stop in pairwise(edges):
-        extrapolate(placed[0][start:stop], placed[1][start:stop], alpha, placed[2][start:stop])
-    assert bits(placed[2]) == whole
+def test_bits_do_not_depend_on_chunks(code: str, alpha: float, cuts: list[int], stochastic: bool) -> None:
+    before, after = random_pair(code, 3000)
+    options = {"stochastic": stochastic, "key": 7}
+    whole, tally, _ = moved(before, after, alpha, code, **options)
+    parts, sum_ = [], Tally()
+    for start, stop in pairwise([0, *sorted(cuts), 3000]):
+        part, more, _ = moved(before[start:stop], after[start:stop], alpha, code, position=start, **options)
+        parts.append(part.clone())
+        sum_ += more
+    assert same_bits(torch.cat(parts), whole)
+    assert (sum_.elements, sum_.differing, sum_.swallowed) == (tally.elements, tally.differing, tally.swallowed)
+    assert sum_.along == pytest.approx(tally.along, rel=1e-12)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_do_not_depend_on_shape_threads_or_being_alone(dtype: torch.dtype) -> None:
-    before, after = random_pair(dtype, 70_000)
-    with one_thread():
-        whole = bits(extrapolate(before, after, 0.3))
-    assert bits(extrapolate(before, after, 0.3)) == whole
-    assert bits(extrapolate(before.view(350, 200).T, after.view(350, 200).T, 0.3).T) == whole
-    assert (
-        bits(torch.stack([extrapolate(b, a, 0.3) for b, a in zip(before[:99], after[:99], strict=True)])) == whole[:99]
-    )
+@pytest.mark.parametrize("code", ["BF16", "F16"])
+@pytest.mark.parametrize("value", [1.0 + 2**-12, -3.0e-3, 7e-6, -1e-7, 1000.123, 0.0, -1.5])
+def test_stochastic_rounding_is_right_on_average(code: str, value: float) -> None:
+    count = 1 << 18
+    exact = float(np.float32(value))
+    after = torch.full((count,), exact)
+    result = moved(after, after, 0.0, code, stochastic=True, key=Rounding("stochastic", 3).key("w"))[0].double()
+    levels = result.unique()
+    assert len(levels) <= 2
+    assert levels.min() <= exact <= levels.max()
+    spread = float(levels.max() - levels.min())
+    assert float(result.mean()) == pytest.approx(exact, abs=5 * spread / math.sqrt(count) / 2 + 1e-12)
+    if spread == 0:
+        assert exact == float(result[0])
 
 
-@pytest.mark.parametrize("alpha", [0, -1, 0.3, 2.0])
-@pytest.mark.parametrize("types", [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)])
-@pytest.mark.parametrize("side", [0, 1])
-def test_out_may_be_either_input(alpha: float, types: tuple[torch.dtype, torch.dtype], side: int) -> None:
-    before, after = random_pair(types[0], 100)[0], random_pair(types[1], 100)[1]
-    expected = bits(extrapolate(before, after, alpha, torch.empty_like((before, after)[side])))
-    out = (before, after)[side]
-    assert extrapolate(before, after, alpha, out) is out
-    assert bits(out) == expected
+def test_stochastic_noise_is_the_tensors_own() -> None:
+    keys = {Rounding("stochastic", seed).key(name) for seed in (0, 1) for name in ("a", "b")}
+    assert len(keys) == 4
+    after = torch.full((1000,), 1.001)
+    first, again, other = (moved(after, after, 0.0, "BF16", stochastic=True, key=key)[0] for key in (5, 5, 6))
+    assert same_bits(first, again)
+    assert not same_bits(first, other)
 
 
-def test_out_must_not_overlap_an_input_in_part() -> None:
-    home = torch.zeros(101)
-    with pytest.raises(RuntimeError, match=r"overlap|single memory location"):
-        extrapolate(torch.ones(100), home[:100], 0.3, home[1:])
+def test_stochastic_rounding_moves_what_nearest_swallows() -> None:
+    before = torch.full((100_000,), 1.0).bfloat16()
+    after = torch.full((100_000,), 1.0 + 2**-7).bfloat16()
+    nearest = moved(before, after, 0.3, "BF16")[1]
+    assert (nearest.share_differing, nearest.share_swallowed, nearest.realised_alpha) == (1.0, 1.0, 0.0)
+    chance = moved(before, after, 0.3, "BF16", stochastic=True, key=1)[1]
+    assert chance.realised_alpha == pytest.approx(0.3, abs=0.01)
+    assert chance.share_swallowed == pytest.approx(0.7, abs=0.01)
 
 
-def test_parameters_of_a_live_model() -> None:
-    parameter = torch.nn.Parameter(torch.tensor([2.0]))
-    extrapolate(torch.tensor([1.0]), torch.nn.Parameter(torch.tensor([2.0])), 0.5, parameter)
-    assert parameter.tolist() == [2.5]
-    assert parameter.requires_grad
-    assert parameter.grad_fn is None
-    with torch.inference_mode():
-        extrapolate(torch.tensor([1.0]), torch.tensor([2.0]), 1.0, parameter)
-    assert parameter.tolist() == [3.0]
-    assert extrapolate(torch.empty(0), torch.empty(0), 0.3).shape == (0,)
-    assert extrapolate(torch.tensor(1.0), torch.tensor(2.0), 1.0).item() == 3.0
-
-
-def test_wrong_tensors() -> None:
-    with pytest.raises(ValueError, match=r"shapes differ: \[1, 2\], \[2\], out \[2\]"):
-        extrapolate(torch.zeros(1, 2), torch.zeros(2), 0.3)
-    with pytest.raises(ValueError, match=r"cannot be extrapolated: torch.int64"):
-        extrapolate(torch.zeros(2), torch.zeros(2).long(), 0.3)
-    with pytest.raises(ValueError, match=r"cannot be extrapolated: torch.float8_e4m3fn"):
-        extrapolate(torch.zeros(2).to(torch.float8_e4m3fn), torch.zeros(2), 0.3)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_first_not_finite(dtype: torch.dtype, bad: float) -> None:
-    tensor = torch.zeros(3, 4, dtype=dtype)
-    assert first_not_finite(tensor) is None
-    assert first_not_finite(tensor[:0]) is None
-    tensor[2, 1] = tensor[1, 2] = bad
-    assert first_not_finite(tensor) == 6
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_is_not_finite_is_found(code: str, bad: float, side: int) -> None:
+    sides = [torch.ones(3000, dtype=DTYPES[code]), torch.full((3000,), 2.0, dtype=DTYPES[code])]
+    sides[side][[1500, 2999]] = bad
+    assert moved(sides[0], sides[1], 0.5, code)[2] == 1500
+    result, tally, found = moved(sides[0], sides[1], 0.5, code, let_through=True)
+    assert found is None
+    assert same_bits(result[[1500, 2999]], sides[1][[1500, 2999]])
+    assert result[0] == 2.5
+    assert tally.along == 0.5 * 2998
+    assert distance(raw(sides[0]), code, raw(sides[1]), code)[1] == 1500
 
 
-def test_one_thread_is_given_back() -> None:
-    before = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+def test_a_result_that_overflows_is_never_let_through() -> None:
+    before, after = torch.tensor([1.0, -60000.0]).half(), torch.tensor([1.0, 60000.0]).half()
+    assert moved(before, after, 1.0, "F16", let_through=True)[2] == 1
+    assert moved(before, after, 1.0, "F32")[2] is None
+
+
+def test_chunks_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        step(bytearray(4), "F32", bytearray(8), "F32", bytearray(8), "F32", 0.3)
+    with pytest.raises(ValueError, match="whole number"):
+        step(bytearray(6), "F32", bytearray(6), "F32", bytearray(6), "F32", 0.3)
+    with pytest.raises((ValueError, BufferError)):
+        step(bytes(4), "F32", bytes(4), "F32", bytes(4), "F32", 0.3)
+    with pytest.raises(ValueError, match="different lengths"):
+        distance(bytes(4), "F32", bytes(8), "F32")
+    assert step(bytearray(), "F32", bytearray(), "BF16", bytearray(), "F16", 0.3) == (Tally(), None)
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_the_tally(code: str, scale: float) -> None:
+    before, after = random_pair(code, 3000, scale)
+    after[::3] = before[::3]
+    result, tally, _ = moved(before, after, 0.3, code)
+    direction, way = after.double() - before.double(), result.double() - after.double()
+    assert tally.elements == 3000
+    assert tally.differing == int((before != after).sum())
+    assert tally.swallowed == int(((before != after) & (result == after)).sum())
+    assert tally.squared == pytest.approx(float(direction @ direction), rel=1e-6)
+    assert tally.realised_alpha == pytest.approx(float(way @ direction / (direction @ direction)), rel=1e-5)
+
+
+def test_swallowed_in_another_type_is_theta1_in_that_type() -> None:
+    before, after = torch.tensor([1.001, 2.0, 1.0]), torch.tensor([1.002, 3.0, 1.0])
+    assert moved(before, after, 0.3, "BF16")[1].swallowed == 1
+    assert moved(before, after, 0.3, "F32")[1].swallowed == 0
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_distance(code: str) -> None:
+    before, after = random_pair(code, 3000)
+    after[::3] = before[::3]
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[DTYPES[code].itemsize]
+    after[1::3] = (before[1::3].view(integer) + 1).view(DTYPES[code])
+    found, bad = distance(raw(before), code, raw(after), code)
+    assert bad is None
+    equal = int((before == after).sum())  # a thousand, and those that the 16-bit types cannot tell apart
+    assert (found.elements, found.equal, found.differing) == (3000, equal, 3000 - equal)
+    assert 1000 <= equal <= 1050
+    assert 1000 <= found.one_ulp <= 1100
+    for sum_, values in [
+        (found.squared, after.double() - before.double()),
+        (found.squared_initial, before.double()),
+        (found.squared_aligned, after.double()),
+    ]:
+        assert sum_ == pytest.approx(float(values @ values), rel=1e-12)
+
+
+def test_distance_of_mixed_types_counts_in_the_coarser_one() -> None:
+    before, after = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 1 + 2**-7, 1 + 2**-6, -0.0]).bfloat16()
+    found, _ = distance(raw(before), "F32", raw(after), "BF16")
+    assert (found.equal, found.one_ulp) == (2, 1)
+    assert found + found == Distance(8, 4, 2, 2 * found.squared, 2 * found.squared_initial, 2 * found.squared_aligned)

@@ -28,7 +28,8 @@ def names(folder: Path) -> list[str]:
 
 def test_appears_when_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with partial_folder(out, 0) as folder:
+    with partial_folder(out, 0) as partial:
+        folder = partial.folder
         assert folder == tmp_path / "out.partial" / "model"
         (folder / "a").write_text("x")
         assert not out.exists()
@@ -39,8 +40,8 @@ def test_appears_when_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_any_error_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def fail() -> None:
-        with partial_folder(tmp_path / "new" / "parents" / "out", 0) as folder:
-            (folder / "a").write_text("x")
+        with partial_folder(tmp_path / "new" / "parents" / "out", 0) as partial:
+            (partial.folder / "a").write_text("x")
             raise error
 
     with pytest.raises(error):
@@ -49,14 +50,15 @@ def test_any_error_leaves_nothing(tmp_path: Path, error: type[BaseException]) ->
 
 
 def test_missing_parents_are_made(tmp_path: Path) -> None:
-    with partial_folder(tmp_path / "new" / "parents" / "out", 0) as folder:
-        (folder / "a").touch()
+    with partial_folder(tmp_path / "new" / "parents" / "out", 0) as partial:
+        (partial.folder / "a").touch()
     assert files(tmp_path / "new" / "parents" / "out") == {"a": b""}
 
 
 def test_two_runs_at_one_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with partial_folder(out, 0) as folder:
+    with partial_folder(out, 0) as partial:
+        folder = partial.folder
         (folder / "a").write_text("first")
         with (
             pytest.raises(OutputError, match=r"out: another run is writing it \(in .*out\.partial\)"),
@@ -72,8 +74,8 @@ def test_a_leftover_is_cleared(tmp_path: Path) -> None:
     leftover.mkdir(parents=True)
     (leftover / "old").touch()
     (tmp_path / "out.partial" / "lock").touch()
-    with partial_folder(tmp_path / "out", 0) as folder:
-        assert names(folder) == []
+    with partial_folder(tmp_path / "out", 0) as partial:
+        assert names(partial.folder) == []
     assert names(tmp_path) == ["out"]
 
 
@@ -171,13 +173,13 @@ def mounted(folder: Path, size: str) -> Iterator[bool]:
 
 
 def test_a_disk_that_is_too_small(save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = save(tmp_path / "model", {"w": torch.zeros(1 << 18)})
+    models = [save(tmp_path / name, {"w": torch.zeros(1 << 18)}) for name in ("theta0", "theta1")]
     disk = tmp_path / "disk"
     with mounted(disk, "512k") as real:
         if not real:
             monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 19, 0, 1 << 19))
         with pytest.raises(OutputError, match=r"not enough space, 1\.0 MB are needed and 0\.5 MB are free"):
-            apply(model, model, 0.3, disk / "out")
+            apply(*models, 0.3, disk / "out")
         assert names(disk) == []
 
 

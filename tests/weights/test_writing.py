@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from llm_expo.errors import CheckpointError, ExpoError
+from llm_expo.checkpoints.reader import CHUNK
+from llm_expo.errors import CheckpointError, ExpoError, MismatchError
 from llm_expo.weights import Direction, apply, plan, write
-from llm_expo.weights.kernel import extrapolate
-from llm_expo.weights.reader import CHUNK
+from llm_expo.weights.memory import extrapolate
 
 
 def bits(tensor: torch.Tensor) -> list[int]:
@@ -131,9 +132,12 @@ def test_statistics(save, tmp_path: Path) -> None:
 
 
 def test_a_pair_without_difference(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    written = apply(pair[1], pair[1], 0.3, tmp_path / "out")
-    assert (written.share_differing, written.share_swallowed, written.realised_alpha) == (0.0, None, None)
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (pair[1] / "model.safetensors").read_bytes()
+    with pytest.raises(MismatchError, match="are the same folder: there is no direction"):
+        apply(pair[1], pair[1], 0.3, tmp_path / "out")
+    copy = shutil.copytree(pair[1], tmp_path / "copy")
+    with pytest.raises(ExpoError, match="hold the same numbers in every tensor that would be moved"):
+        apply(copy, pair[1], 0.3, tmp_path / "out")
+    assert names(tmp_path) == ["copy", "theta0", "theta1"]
 
 
 def test_provenance(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -191,7 +195,9 @@ def test_inputs_that_are_not_finite(save, tmp_path: Path, side: int, bad: float,
     with pytest.raises(CheckpointError) as caught:
         apply(theta0, theta1, alpha, tmp_path / "out")
     assert (
-        str(caught.value) == f"{(theta0, theta1)[side]}/model.safetensors (theta{side}): w holds {bad} at index [1, 7]"
+        str(caught.value)
+        == f"{(theta0, theta1)[side]}/model.safetensors (theta{side}): w holds {bad} at index [1, 7]; "
+        "--allow-not-finite keeps theta1's value there"
     )
     assert names(tmp_path) == ["theta0", "theta1"]
 

@@ -1,0 +1,74 @@
+"""What a model folder is taken for, by the names in it and its config.json: whole weights, and where they begin.
+
+The same rules serve a folder on disk and one that still lies on the hub. Knows nothing of tensors.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
+from llm_expo.errors import CheckpointError
+
+CONFIG_NAME = "config.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_NAME = "adapter_model.safetensors"
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+BIN_NAME = "pytorch_model.bin"
+BIN_INDEX_NAME = "pytorch_model.bin.index.json"
+_NAMES_IN_A_MESSAGE = 3
+
+
+def weights_begin(names: Collection[str], allow_bin: bool) -> str | None:
+    """The file to open first: the weights themselves, or the index of their shards; None if there are none.
+
+    The order is transformers': safetensors before pickles, a single file before an index.
+    """
+    wanted = (SINGLE_NAME, INDEX_NAME, BIN_NAME, BIN_INDEX_NAME) if allow_bin else (SINGLE_NAME, INDEX_NAME)
+    return next((name for name in wanted if name in names), None)
+
+
+def without_weights(names: Collection[str]) -> str:
+    """Why a folder with these names, in which no weights begin, is not read, and the way out."""
+    with_suffix = {suffix: sorted(n for n in names if n.endswith(suffix)) for suffix in (".safetensors", ".gguf")}
+    pickles = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt")) and n != "training_args.bin")
+    wanted = f"no {SINGLE_NAME} or {INDEX_NAME} here"
+    if with_suffix[".safetensors"]:
+        return f"{wanted}, only {_some(with_suffix['.safetensors'])}; load it and save it with save_pretrained"
+    if pickles:
+        allow = f", or give --allow-bin, which executes nothing in {BIN_NAME}"
+        return (
+            f"{wanted}, only {_some(pickles)}; pickles are not read (they can run code): convert to safetensors, "
+            "for instance by loading it in transformers and save_pretrained"
+            f"{allow if BIN_NAME in names or BIN_INDEX_NAME in names else ''}"
+        )
+    if with_suffix[".gguf"]:
+        return f"{wanted}, only {_some(with_suffix['.gguf'])}; GGUF is not read, take the checkpoint it was made from"
+    if not names:
+        return f"{wanted}, the folder is empty"
+    return f"{wanted}, only {_some(sorted(names))}"
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """The folder's config.json. Raises CheckpointError where it cannot be read."""
+    return parse_settings(read_bytes(folder / CONFIG_NAME), f"{shown(folder / CONFIG_NAME)}: the file")
+
+
+def refuse_quantised(folder: Path, config: Mapping[str, object]) -> None:
+    """Raise CheckpointError if the folder's config.json says that the weights are quantised."""
+    # Multimodal models keep one config per part.
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    for part in parts:
+        for key in ("quantization_config", "compression_config"):
+            settings = part.get(key)
+            if settings:
+                method = settings.get("quant_method") if isinstance(settings, dict) else None
+                raise CheckpointError(
+                    f"{shown(folder)}: is quantised ({shown(method or key)}, see config.json), and quantised weights "
+                    "cannot be extrapolated; take the checkpoint that it was quantised from, or dequantise it first"
+                )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_IN_A_MESSAGE} more" if len(names) > _NAMES_IN_A_MESSAGE else ""
+    return ", ".join(shown(name) for name in names[:_NAMES_IN_A_MESSAGE]) + more
