@@ -86,7 +86,7 @@ def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
                 part[key] = dtype
         if not {"dtype", "torch_dtype"} & config.keys():
             config["torch_dtype"] = dtype  # all versions read the old name
-        yield (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        yield (json.dumps(config, indent=2) + "\n").encode()
         return
     fd = open_regular(path)
     try:

@@ -202,8 +202,8 @@ def test_names_with_spaces_and_unicode(
 
 def test_names_that_are_no_unicode(save: Callable[..., Path], tmp_path: Path) -> None:
     place = tmp_path / os.fsdecode(b"latin\xe9")
-    theta0 = save(place / "theta0", {"a": torch.ones(2)}, config={})
-    apply(theta0, theta0, 0.5, place / "out")
+    theta0, theta1 = (save(place / f"theta{side}", {"a": torch.ones(2) + side}, config={}) for side in (0, 1))
+    apply(theta0, theta1, 0.5, place / "out")
     assert (place / "out" / "model.safetensors").exists()
     with pytest.raises(ExpoError) as caught:
         apply(theta0, place / "gone", 0.5, place / "out2")
@@ -216,12 +216,13 @@ def test_100_000_tensors(literal: Callable[..., Path], tmp_path: Path) -> None:
         f"experts.{i}.weight": {"dtype": "BF16", "shape": [1, 1], "data_offsets": [2 * i, 2 * i + 2]}
         for i in range(100_000)
     }
-    folder = literal(header, b"\x80\x3f" * 100_000)
-    planned = plan(Direction.open(folder, folder), 0.5)
-    assert planned.moved == 100_000
-    written = apply(folder, folder, 0.5, tmp_path / "out")
-    assert written.moved == 100_000
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    theta0 = literal(header, b"\x80\x3f" * 100_000, "theta0")  # ones
+    theta1 = literal(header, b"\x00\x40" * 100_000, "theta1")  # twos
+    assert plan(Direction.open(theta0, theta1), 0.5).moved == 100_000
+    assert apply(theta0, theta1, 0.5, tmp_path / "out").moved == 100_000
+    written = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert written.endswith(b"\x20\x40" * 100_000)  # 2.5
+    assert len(written) == (theta1 / "model.safetensors").stat().st_size
 
 
 def test_files_are_plain(sharded: tuple[Path, Path], tmp_path: Path) -> None:
@@ -249,12 +250,13 @@ def test_files_are_plain(sharded: tuple[Path, Path], tmp_path: Path) -> None:
 
 @pytest.fixture
 def public(sharded: tuple[Path, Path]) -> Iterator[Path]:
-    """A folder that any user can reach, unlike tmp_path, with a copy of theta1 that any user can read."""
+    """A folder that any user can reach, unlike tmp_path, with a copy of the pair that any user can read."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
-    shutil.copytree(sharded[1], folder / "theta1")
-    for path in (folder / "theta1").iterdir():
-        path.chmod(0o644)
+    for side in sharded:
+        shutil.copytree(side, folder / side.name)
+        for path in (folder / side.name).iterdir():
+            path.chmod(0o644)
     yield folder
     shutil.rmtree(folder)
 
@@ -288,35 +290,34 @@ def as_nobody(run: Callable[[], object]) -> ExpoError | None:
 
 @pytest.mark.parametrize("name", [FIRST, INDEX, "config.json", "tokenizer.json", "."])
 def test_an_input_that_may_not_be_read(public: Path, name: str) -> None:
-    theta1 = public / "theta1"
-    target = theta1 / name
+    target = public / "theta1" / name
     target.chmod(0)
     try:
-        raised = as_nobody(lambda: apply(theta1, theta1, 0.5, public / "out"))
+        raised = as_nobody(lambda: apply(public / "theta0", public / "theta1", 0.5, public / "out"))
     finally:
         target.chmod(0o755)
     assert isinstance(raised, CheckpointError)
     assert "permission denied" in str(raised)
     assert str(target) in str(raised)
-    assert [path.name for path in public.iterdir()] == ["theta1"]
+    assert [path.name for path in sorted(public.iterdir())] == ["theta0", "theta1"]
 
 
 def test_a_target_that_may_not_be_written(public: Path) -> None:
-    theta1 = public / "theta1"
     (public / "target").mkdir()
     (public / "target").chmod(0o555)
     for out in (public / "target" / "out", public / "target" / "new" / "out"):
-        raised = as_nobody(lambda out=out: apply(theta1, theta1, 0.5, out))
+        raised = as_nobody(lambda out=out: apply(public / "theta0", public / "theta1", 0.5, out))
         assert isinstance(raised, OutputError)
         assert "permission denied; nothing was written to" in str(raised)
     assert [*(public / "target").iterdir()] == []
 
 
 def test_a_read_only_input_is_enough(public: Path) -> None:
-    theta1 = public / "theta1"
-    for path in (*theta1.iterdir(), theta1):
-        path.chmod(0o555)
-    assert as_nobody(lambda: apply(theta1, theta1, 0.5, public / "out")) is None
+    sides = public / "theta0", public / "theta1"
+    for side in sides:
+        for path in (*side.iterdir(), side):
+            path.chmod(0o555)
+    assert as_nobody(lambda: apply(*sides, 0.5, public / "out")) is None
     assert set(Checkpoint.open(public / "out").tensors) == set("abcd")
 
 

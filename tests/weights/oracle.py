@@ -1,7 +1,8 @@
 """theta1 + alpha * (theta1 - theta0) in NumPy, to the bit, and sharing no line with llm_expo.
 
 The difference is float32's, then comes one fused multiply-add in float32, then one rounding to the output's type. With
-a float64 on either side, float64 stands for float32. A weight that does not differ stays as it is, -0.0 too.
+a float64 on either side, float64 stands for float32. The factor of the multiply-add is -|alpha| and the difference
+is taken the other way round where alpha is positive: so a weight that does not differ stays as it is, -0.0 too.
 """
 
 from fractions import Fraction
@@ -45,7 +46,8 @@ def fused_double(alpha: float, direction: Bits, aligned: Bits) -> Bits:
         if not (np.isfinite(way) and np.isfinite(start)):
             return float("nan")
         try:
-            return float(Fraction(alpha) * Fraction(way) + Fraction(start))
+            exact = Fraction(alpha) * Fraction(way) + Fraction(start)
+            return float(exact) if exact else alpha * way + start  # a fraction has no -0.0
         except OverflowError:
             return float("inf")
 
@@ -65,9 +67,9 @@ def extrapolated(initial: bytes, initial_dtype: str, aligned: bytes, aligned_dty
     before, after = widened(initial, initial_dtype), widened(aligned, aligned_dtype)
     wide = np.result_type(before.dtype, after.dtype)
     with np.errstate(all="ignore"):
-        direction = after.astype(wide) - before.astype(wide)
-        moved = (fused if wide == np.float32 else fused_double)(alpha, direction, after.astype(wide))
-        result = np.where(direction == 0, after, moved)
+        start, end = (after, before) if alpha > 0 else (before, after)
+        direction = end.astype(wide) - start.astype(wide)
+        result = (fused if wide == np.float32 else fused_double)(-abs(alpha), direction, after.astype(wide))
         data = narrowed(result, aligned_dtype)
     finite = all(np.isfinite(values).all() for values in (before, after, result, widened(data, aligned_dtype)))
     return data if finite else None

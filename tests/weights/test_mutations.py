@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import FLOATS, extrapolated
+from oracle import FLOATS, extrapolated, widened
 from strict_safetensors import BITS, Entry, InvalidError, read_file, read_model
 
 from llm_expo.errors import ExpoError
 from llm_expo.weights import apply
 
 INDEX = "model.safetensors.index.json"
+CONFIG = b'{"model_type": "llama"}'
+# Not numbers: theta1's are taken, whatever theta0's are.
+CODES = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
 ALPHAS = (0.5, 1.5, -0.5, 0.3, 2.0, -1.75, 1e-3)
 
 # A file of a folder: its bytes, or what makes something else of that name. Header: name and entry, in order.
@@ -69,9 +72,9 @@ def tensors_of(side: int) -> dict[str, tuple[str, list[int], bytes]]:
         return dtype, list(shape), raw.tobytes()
 
     return {
-        "model.a": floats("BF16", 3, 4),
+        "model a": floats("BF16", 3, 4),
         "mask": ("BOOL", [3], b"\1\0\1"),  # three bytes, so that what follows lies crooked
-        "model.b": floats("F16", 5),
+        "model b": floats("F16", 5),
         "c": floats("F32", 2, 2),
         "d": floats("F64", 2),
         "mixed": floats("F32" if side == 0 else "BF16", 4),
@@ -84,10 +87,9 @@ def tensors_of(side: int) -> dict[str, tuple[str, list[int], bytes]]:
 
 def model(side: int, shards: int) -> Files:
     tensors = tensors_of(side)
-    config = json.dumps({"model_type": "llama"}).encode()
     if shards == 1:
-        return {"config.json": config, "model.safetensors": file_of(tensors)}
-    files: Files = {"config.json": config}
+        return {"config.json": CONFIG, "model.safetensors": file_of(tensors)}
+    files: Files = {"config.json": CONFIG}
     weight_map = {}
     for shard in range(shards):
         name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
@@ -322,12 +324,21 @@ def bend_folder(rng: random.Random, files: Files) -> None:
         files[name] = lambda path: path.symlink_to("blob")
 
 
+def bend_config(rng: random.Random, files: Files) -> None:
+    keys = ("quantization_config", "text_config", "tie_word_embeddings", "dtype", "torch_dtype", "model_type", "\ud800")
+    config = {rng.choice(keys): rng.choice((junk(rng), {rng.choice(keys): junk(rng)})) for _ in range(2)}
+    raw = json.dumps(rng.choice((config, config, {"a": float("inf")}, junk(rng)))).encode()
+    files["config.json"] = bend_bytes(rng, raw, len(raw)) if rng.random() < 0.2 else raw
+
+
 def mutated(rng: random.Random, files: Files) -> Files:
     files = dict(files)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         weights = sorted(name for name in files if name.endswith(".safetensors") and isinstance(files[name], bytes))
         kind = rng.random()
-        if INDEX in files and kind < 0.3:
+        if kind < 0.04:
+            bend_config(rng, files)
+        elif INDEX in files and kind < 0.3:
             bend_index(rng, files)
         elif weights and kind < 0.9:
             name = rng.choice(weights)
@@ -380,24 +391,31 @@ def expected(theta0: Path, theta1: Path, alpha: float) -> tuple[dict[str, Entry]
         before, after = read_model(theta0), read_model(theta1)
     except InvalidError:
         return None, False
-    found = {}
+    found, direction = {}, False
     for name, ours in after.items():
         theirs = before.get(name)
-        if theirs is None or ours.dtype not in FLOATS:
+        if theirs is None or ours.dtype in CODES:
             found[name] = ours
             continue
-        if theirs.shape != ours.shape or theirs.dtype not in FLOATS:
+        if theirs.shape != ours.shape or (theirs.dtype in FLOATS) != (ours.dtype in FLOATS):
             return None, False
+        if ours.dtype not in FLOATS:
+            if theirs != ours:  # numbers of a type in which nobody calculates
+                return None, False
+            found[name] = ours
+            continue
         data = extrapolated(theirs.data, theirs.dtype, ours.data, ours.dtype, alpha)
         if data is None:
             return None, False
         found[name] = Entry(ours.dtype, ours.shape, data)
-    pair = before.keys() == after.keys() and any(entry.dtype in FLOATS for entry in after.values())
-    same = pair and all(
-        before[name].shape == ours.shape and (ours.dtype in FLOATS or before[name].dtype == ours.dtype)
+        direction |= bool((widened(theirs.data, theirs.dtype) != widened(ours.data, ours.dtype)).any())
+    pair = before.keys() == after.keys() and all(
+        before[name].shape == ours.shape and (ours.dtype not in CODES or before[name].dtype == ours.dtype)
         for name, ours in after.items()
     )
-    return found, same
+    # What a config may say is not judged here.
+    plain = all((side / "config.json").read_bytes() == CONFIG for side in (theta0, theta1))
+    return found, pair and direction and plain
 
 
 def judge(folder: Path, theta0: Files, theta1: Files, alpha: float) -> str:
@@ -492,7 +510,7 @@ ANYTHING = st.recursive(
 @given(st.dictionaries(NAMES, ENTRIES | ANYTHING, max_size=3) | ANYTHING, st.binary(max_size=16))
 def test_headers_out_of_thin_air(tmp_path: Path, quick: None, header: object, data: bytes) -> None:
     text = json.dumps(header).encode()
-    files: Files = {"model.safetensors": len(text).to_bytes(8, "little") + text + data}
+    files: Files = {"config.json": CONFIG, "model.safetensors": len(text).to_bytes(8, "little") + text + data}
     judge(tmp_path, files, files, 0.5)
 
 
