@@ -1,40 +1,17 @@
 """The pair (initial = theta0, aligned = theta1) and whether it may be extrapolated. Knows nothing of alpha."""
 
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.cards import swapped
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.sidefiles import differences
 from llm_expo.errors import MismatchError
+from llm_expo.weights.hints import hints
 from llm_expo.weights.pairing import NewRows, Pairing, pair
 
 # As many as still can be read in one line of an error.
 _NAMED = 12
-# The files that turn text into tokens. A pair that disagrees in them was hardly trained one from the other.
-_TEXT_FILES = (
-    "tokenizer",
-    "vocab",
-    "merges",
-    "special_tokens_map",
-    "added_tokens",
-    "chat_template",
-    "spiece",
-)
-# What config.json says of saving, training and reporting: runs of one model may differ in it. All else changes what the
-# weights mean.
-_NO_MATTER = {
-    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "torchscript"),
-    *("_attn_implementation", "attn_implementation", "_attn_implementation_autoset", "pretraining_tp"),
-    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "router_aux_loss_coef"),
-    *("gradient_checkpointing", "initializer_range", "dropout", "dropout_rate", "attention_dropout", "resid_pdrop"),
-    *("attn_pdrop", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
-    *("activation_dropout", "embedding_dropout", "classifier_dropout", "id2label", "label2id", "problem_type"),
-    *("finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +71,8 @@ class Direction:
         return found
 
     def warnings(self) -> list[str]:
-        """What hints at the wrong pair without forbidding it: text becomes tokens, or weights a model, in two ways."""
-        found = [
-            f"{difference}: a tokenizer or template that differs hints at the wrong pair; theta1's is used"
-            for difference in differences(self.initial.path, self.aligned.path)
-            if Path(difference.name).name.startswith(_TEXT_FILES)
-        ]
-        settings = _config_differences(self.initial.config, self.aligned.config)
-        if settings:
-            more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []
-            found.append(
-                f"config.json: {'; '.join([*settings[:_NAMED], *more])}: settings that change the computation hint at "
-                "the wrong pair; theta1's are used"
-            )
-        return found
+        """What hints at the wrong pair without forbidding it; see hints.py."""
+        return hints(self.initial, self.aligned)
 
     def _way_out(self, found: Pairing, new_rows: NewRows) -> str:
         ours = self.aligned.tensors
@@ -130,33 +95,3 @@ class Direction:
                 "and save them"
             )
         return "theta0 must be the very checkpoint from which the training of theta1 began"
-
-
-def _config_differences(initial: Mapping[str, object], aligned: Mapping[str, object]) -> list[str]:
-    """What both configs set, and set differently, a piece for each key; then what one of them alone sets."""
-    if not initial or not aligned:
-        return []
-    before, after = dict(_settings(initial)), dict(_settings(aligned))
-    found = [
-        f"{shown(key)} is {shown(before[key])} in theta0, {shown(after[key])} in theta1"
-        for key in sorted(before.keys() & after.keys())
-        if before[key] != after[key]
-    ]
-    return [
-        *found,
-        *(f"{shown(key)} only in theta0's" for key in sorted(before.keys() - after.keys())),
-        *(f"{shown(key)} only in theta1's" for key in sorted(after.keys() - before.keys())),
-    ]
-
-
-def _settings(config: Mapping[str, object], within: str = "") -> Iterator[tuple[str, object]]:
-    """The settings that change the computation, by dotted key, whichever version of transformers wrote them."""
-    for key, value in config.items():
-        if key in _NO_MATTER or value is None or (key, value) == ("rope_type", "default"):
-            continue
-        if not isinstance(value, Mapping):
-            yield within + key, value
-        elif key in ("rope_parameters", "rope_scaling"):  # transformers 5 moved rope_theta into the first of these
-            yield from _settings(value, within)
-        else:
-            yield from _settings(value, f"{within}{key}.")

@@ -50,10 +50,11 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
     # A tensor whose kind both sides have is one of a series, such as a layer's: it must not be missing.
     kinds = {_kind(name) for mine, partner in matched.items() for name in (mine, partner.name)}
     partners, ours_alone, theirs_alone = dict(matched), dict[str, Source](), dict[str, Source]()
+    vocabulary = _vocabulary({name: ours[name] for name in matched})
     for name, tensor in ours.items():
         if name in matched:
             continue
-        alike = [mine for mine in matched if _is_embedding(mine, ours[mine]) and ours[mine].shape == tensor.shape]
+        alike = [mine for mine in vocabulary if ours[mine].shape == tensor.shape]
         copy = next((mine for mine in alike if _same_bytes(aligned, tensor, ours[mine])), None)
         if not matched or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta1")
@@ -73,7 +74,7 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
     for name, tensor in theirs.items():
         if name in used:
             continue
-        alike = [mine for mine, it in matched.items() if _is_embedding(it.name, it) and it.shape == tensor.shape]
+        alike = [mine for mine in vocabulary if matched[mine].shape == tensor.shape]
         copy = next((mine for mine in alike if _same_bytes(initial, tensor, matched[mine])), None)
         if not matched or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta0")
@@ -177,8 +178,16 @@ def _is_matrix(tensor: Source) -> bool:
 
 
 def _is_embedding(name: str, tensor: Source) -> bool:
-    """Whether another tensor of this shape may be tied to it: no other two modules have it."""
     return len(tensor.shape) == 2 and re.search(r"emb|wte|shared|lm_head", name) is not None
+
+
+def _vocabulary(tensors: Mapping[str, Source]) -> list[str]:
+    """The embeddings with the most rows: those of tokens. What else is of their shape may be tied to them.
+
+    The others, of positions and segments, are as small as a classifier may be.
+    """
+    rows = {name: tensor.shape[0] for name, tensor in tensors.items() if _is_embedding(name, tensor)}
+    return [name for name, count in rows.items() if count == max(rows.values())]
 
 
 def _ties(checkpoint: Checkpoint) -> bool | None:
@@ -198,7 +207,7 @@ def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str,
     if not _ties(aligned):
         return []
     ours = aligned.tensors
-    embeddings = [name for name in matched if _is_embedding(name, ours[name])]
+    embeddings = _vocabulary({name: ours[name] for name in matched})
     return [
         _torn(matched[head].name, name, matched[name].name)
         for head in embeddings

@@ -398,6 +398,19 @@ def test_extra_tensors_in_theta0(save: Save, tmp_path: Path) -> None:
     assert_loads(tmp_path / "out")
 
 
+def test_a_classifier_of_an_embeddings_shape(save: Save, tmp_path: Path) -> None:
+    """Two labels and two kinds of segment: of one shape, and not tied."""
+    before = {"emb.word.weight": torch.randn(9, 4), "emb.token_type.weight": torch.randn(2, 4)}
+    after = {name: torch.randn(tensor.shape) for name, tensor in before.items()}
+    extra = {"classifier.weight": torch.randn(2, 4)}
+    theta0 = save(tmp_path / "theta0", before, {"tie_word_embeddings": True})
+    written = apply(
+        theta0, save(tmp_path / "theta1", after | extra, {"tie_word_embeddings": True}), ALPHA, tmp_path / "out"
+    )
+    assert same(read(tmp_path / "out"), {name: moved(before[name], after[name]) for name in after} | extra)
+    assert written.warnings == ("only in theta1, which keeps them as they are: classifier.weight",)
+
+
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_missing_layer(save: Save, tmp_path: Path, refused: Refused, side: int, prefix: str) -> None:
@@ -601,6 +614,27 @@ def test_tokenizer_template_and_special_tokens(save: Save, tmp_path: Path) -> No
         f"tokenizer_config.json: differs (chat_template, eos_token): {hint}",
     )
     assert (tmp_path / "out" / "tokenizer.json").read_text() == (sides[1] / "tokenizer.json").read_text()
+
+
+@pytest.mark.parametrize("unigram", [False, True])
+def test_tokens_of_other_ids(save: Save, tmp_path: Path, unigram: bool) -> None:
+    """A token added at the end is no trouble to the other rows; one that was inserted is, of the same shapes too."""
+    theta0 = save(tmp_path / "theta0", llama(0), config())
+
+    def warned(name: str, tokens: str, added: str) -> list[str]:
+        for folder, words, more in ((theta0, "abc", "d"), (save(tmp_path / name, llama(1), config()), tokens, added)):
+            vocabulary = [[word, 0.0] for word in words] if unigram else {word: i for i, word in enumerate(words)}
+            special = [{"content": word, "id": len(words) + i} for i, word in enumerate(more)]
+            content = {"model": {"vocab": vocabulary}, "added_tokens": special}
+            (folder / "tokenizer.json").write_text(json.dumps(content))
+        return Direction.open(theta0, tmp_path / name).warnings()
+
+    assert warned("same", "abc", "d") == []
+    assert len(warned("appended", "abc", "de")) == 1
+    assert warned("inserted", "abxc", "d")[1] == (
+        'tokenizer.json: 2 tokens have other ids ("c" is 2 in theta0, 3 in theta1): the rows of the two embeddings do '
+        "not belong to the same tokens"
+    )
 
 
 def test_settings_that_change_the_computation(save: Save, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""What hints at the wrong pair without forbidding it: text becomes tokens, or weights become a model, in two ways.
+
+Looks at the files beside the weights, and at no tensor.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
+from llm_expo.checkpoints.sidefiles import differences
+
+# As many as still can be read in one line.
+_NAMED = 12
+_TOKENIZER_NAME = "tokenizer.json"
+# The files that turn text into tokens. A pair that disagrees in them was hardly trained one from the other.
+_TEXT_FILES = (
+    "tokenizer",
+    "vocab",
+    "merges",
+    "special_tokens_map",
+    "added_tokens",
+    "chat_template",
+    "spiece",
+)
+# What config.json says of saving, training and reporting: runs of one model may differ in it. All else changes what the
+# weights mean.
+_NO_MATTER = {
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "torchscript"),
+    *("_attn_implementation", "attn_implementation", "_attn_implementation_autoset", "pretraining_tp"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "router_aux_loss_coef"),
+    *("gradient_checkpointing", "initializer_range", "dropout", "dropout_rate", "attention_dropout", "resid_pdrop"),
+    *("attn_pdrop", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("activation_dropout", "embedding_dropout", "classifier_dropout", "id2label", "label2id", "problem_type"),
+    *("finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed"),
+}
+
+
+def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
+    """A line for each file that tokenizes in another way, for tokens of other ids, and for config.json.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    files = [
+        difference
+        for difference in differences(initial.path, aligned.path)
+        if Path(difference.name).name.startswith(_TEXT_FILES)
+    ]
+    found = [
+        f"{each}: a tokenizer or template that differs hints at the wrong pair; theta1's is used" for each in files
+    ]
+    if any((each.name, each.what) == (_TOKENIZER_NAME, "differs") for each in files):
+        before, after = (_tokens(side.path / _TOKENIZER_NAME) for side in (initial, aligned))
+        other = sorted((after[token], token) for token in before.keys() & after.keys() if before[token] != after[token])
+        if other:
+            after_id, token = other[0]
+            found.append(
+                f'{_TOKENIZER_NAME}: {len(other)} tokens have other ids ("{shown(token)}" is {before[token]} in '
+                f"theta0, {after_id} in theta1): the rows of the two embeddings do not belong to the same tokens"
+            )
+    settings = _changed(initial.config, aligned.config)
+    if settings:
+        more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []
+        found.append(
+            f"config.json: {'; '.join([*settings[:_NAMED], *more])}: settings that change the computation hint at the "
+            "wrong pair; theta1's are used"
+        )
+    return found
+
+
+def _tokens(path: Path) -> dict[str, int]:
+    """Tokens and their ids, of a tokenizer.json of any kind; what is not understood is left out."""
+    content = parse_settings(read_bytes(path), f"{shown(path)}: the file")
+    model, added = content.get("model"), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):  # of a unigram model: [token, score], the place being the id
+        vocabulary = {pair[0]: place for place, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
+    found = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict):
+            found[token.get("content")] = token.get("id")
+    return {token: place for token, place in found.items() if isinstance(token, str) and isinstance(place, int)}
+
+
+def _changed(initial: Mapping[str, object], aligned: Mapping[str, object]) -> list[str]:
+    """What both configs set, and set differently, a piece for each key; then what one of them alone sets."""
+    if not initial or not aligned:
+        return []
+    before, after = dict(_settings(initial)), dict(_settings(aligned))
+    found = [
+        f"{shown(key)} is {shown(before[key])} in theta0, {shown(after[key])} in theta1"
+        for key in sorted(before.keys() & after.keys())
+        if before[key] != after[key]
+    ]
+    return [
+        *found,
+        *(f"{shown(key)} only in theta0's" for key in sorted(before.keys() - after.keys())),
+        *(f"{shown(key)} only in theta1's" for key in sorted(after.keys() - before.keys())),
+    ]
+
+
+def _settings(config: Mapping[str, object], within: str = "") -> Iterator[tuple[str, object]]:
+    """The settings that change the computation, by dotted key, whichever version of transformers wrote them."""
+    for key, value in config.items():
+        if key in _NO_MATTER or value is None or (key, value) == ("rope_type", "default"):
+            continue
+        if not isinstance(value, Mapping):
+            yield within + key, value
+        elif key in ("rope_parameters", "rope_scaling"):  # transformers 5 moved rope_theta into the first of these
+            yield from _settings({"rope_type" if name == "type" else name: it for name, it in value.items()}, within)
+        else:
+            yield from _settings(value, f"{within}{key}.")
