@@ -7,8 +7,8 @@ side's weights in another form. Knows nothing of alpha.
 
 import math
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -51,11 +51,12 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
     kinds = {_kind(name) for mine, partner in matched.items() for name in (mine, partner.name)}
     partners, ours_alone, theirs_alone = dict(matched), dict[str, Source](), dict[str, Source]()
     vocabulary = _vocabulary({name: ours[name] for name in matched})
+    places = _places({name: ours[name] for name in matched})
     for name, tensor in ours.items():
         if name in matched:
             continue
-        alike = [mine for mine in vocabulary if ours[mine].shape == tensor.shape]
-        copy = next((mine for mine in alike if _same_bytes(aligned, tensor, ours[mine])), None)
+        alike = [mine for mine in vocabulary if ours[mine].shape == tensor.shape and not _in_a_series(name)]
+        copy = _copied(aligned, tensor, ours, places, alike)
         if not matched or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta1")
         elif copy is not None:
@@ -71,11 +72,12 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
             partners[name] = matched[alike[0]]
             notes.append(f"{shown(name)}: theta0 ties it to {shown(matched[alike[0]].name)}, which is its theta0 here")
     used = {partner.name for partner in matched.values()}
+    places = _places(matched)
     for name, tensor in theirs.items():
         if name in used:
             continue
-        alike = [mine for mine in vocabulary if matched[mine].shape == tensor.shape]
-        copy = next((mine for mine in alike if _same_bytes(initial, tensor, matched[mine])), None)
+        alike = [mine for mine in vocabulary if matched[mine].shape == tensor.shape and not _in_a_series(name)]
+        copy = _copied(initial, tensor, matched, places, alike)
         if not matched or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta0")
         elif copy is not None:
@@ -88,10 +90,12 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
             problems.append(_torn(name, alike[0], matched[alike[0]].name))
 
     problems += _stored_ties(initial, aligned, matched)
-    rivals = [
-        [f"{shown(name)}: only in theta{side}" for name in _in_another_form(alone, other, matched.values())]
-        for side, alone, other in ((1, ours_alone, theirs_alone), (0, theirs_alone, ours_alone))
-    ]
+    foreign = initial.config.get("model_type") != aligned.config.get("model_type")
+    rivals = []
+    for side, alone, other in ((1, ours_alone, theirs_alone), (0, theirs_alone, ours_alone)):
+        shared = [name for mine, it in matched.items() for name in (mine, it.name)] if foreign else []
+        form = {*_in_another_form(alone, other, matched.values()), *_in_layers_of(alone, shared)}
+        rivals.append([f"{shown(name)}: only in theta{side}" for name in alone if name in form])
     # In turn, so that a message which ends early names some of both.
     problems += [problem for both in zip_longest(*rivals) for problem in both if problem is not None]
     if ours_alone:
@@ -117,6 +121,27 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
 def _kind(name: str) -> str:
     """The name without its numbers."""
     return re.sub(r"\d+", "N", name)
+
+
+def _in_a_series(name: str) -> bool:
+    return _kind(name) != name
+
+
+def _places(tensors: Mapping[str, Source]) -> dict[Tensor, str]:
+    """The tensors by where they lie. In a pickle two that are tied lie at one place."""
+    return {replace(it, name=""): name for name, it in tensors.items() if isinstance(it, Tensor) and it.nbytes}
+
+
+def _copied(
+    checkpoint: Checkpoint, tensor: Source, others: Mapping[str, Source], places: Mapping[Tensor, str], alike: list[str]
+) -> str | None:
+    """Of which of the others the tensor is a copy: it lies at the same place, or has the same shape and bytes.
+
+    Bytes are compared with embeddings (`alike`) only: elsewhere, as in new biases, equal numbers prove nothing.
+    """
+    if isinstance(tensor, Tensor) and (found := places.get(replace(tensor, name=""))) is not None:
+        return found
+    return next((name for name in alike if _same_bytes(checkpoint, tensor, others[name])), None)
 
 
 def _some(names: Collection[str]) -> str:
@@ -171,6 +196,16 @@ def _in_another_form(
     shapes = {tensor.shape for tensor in rivals if math.prod(tensor.shape) > 1}
     matrices = any(_is_matrix(tensor) for tensor in rivals)
     return [name for name, it in weights.items() if it.shape in shapes or (matrices and _is_matrix(it))]
+
+
+def _in_layers_of(alone: Mapping[str, Source], matched: Iterable[str]) -> list[str]:
+    """Which float tensors lie in layers that the other side has too, as another architecture's biases and norms do."""
+
+    def layer(name: str) -> str:
+        return name[: found.end()] if (found := re.search(r"\.\d+\.", name)) else ""
+
+    layers = {layer(name) for name in matched} - {""}
+    return [name for name, tensor in alone.items() if tensor.is_float and layer(name) in layers]
 
 
 def _is_matrix(tensor: Source) -> bool:
@@ -228,7 +263,7 @@ def _same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
         return False
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    if (one.file, one.start) == (other.file, other.start):  # a pickle's tied tensors share their bytes
+    if replace(one, name=other.name) == other:
         return True
     first, second = memoryview(bytearray(1 << 20)), memoryview(bytearray(1 << 20))
     with Reader(checkpoint) as reader:

@@ -246,6 +246,26 @@ def test_tied_tensors_of_a_bin(save: Save, tmp_path: Path, bins: str) -> None:
     assert_loads(tmp_path / "out")
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_other_tied_tensors_of_a_bin(save: Save, tmp_path: Path, side: int) -> None:
+    """BERT's bias of the output has two names. What is equal by chance, as new biases are, is not tied."""
+    pair = [{"emb.weight": torch.randn(9, 4), "cls.bias": torch.randn(9), "zero": torch.zeros(4)} for _ in (0, 1)]
+    pair[1 - side]["zero"] += 1
+    twice = pair[side] | {"cls.decoder.bias": pair[side]["cls.bias"], "score.bias": torch.zeros(4)[:3]}
+    folders = [
+        save_bin(tmp_path / f"theta{i}", twice, {}) if i == side else save(tmp_path / f"theta{i}", pair[i])
+        for i in (0, 1)
+    ]
+    written = write(plan(Direction.open(*folders, allow_bin=True), ALPHA), tmp_path / "out")
+    expected = {name: moved(pair[0][name], pair[1][name]) for name in pair[1]}
+    if side == 1:
+        expected |= {"cls.decoder.bias": expected["cls.bias"], "score.bias": torch.zeros(3)}
+    assert same(read(tmp_path / "out"), expected)
+    does = "left out" if side == 0 else "moved like it"
+    assert written.warnings[0] == f"cls.decoder.bias: only in theta{side}, where it equals cls.bias: {does}"
+    assert written.warnings[1].endswith(": score.bias")
+
+
 # ---- tied embeddings ----
 
 
@@ -447,6 +467,17 @@ def test_weights_in_another_form(
     assert f"model.layers.0.{'self_attn.' if form is fused else ''}{names}.weight: only in theta{side}" in message
     assert f": only in theta{1 - side}" in message
     assert "may be named, split or fused in two ways: load both with one version of transformers" in message
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_another_architecture(save: Save, tmp_path: Path, refused: Refused, side: int) -> None:
+    """Qwen2 is Llama with three biases a layer: of one kind of model they would be kept and said."""
+    biases = {f"model.layers.{i}.self_attn.{part}_proj.bias": torch.ones(8) for i in (0, 1) for part in "kv"}
+    sides = [llama(i) | (biases if i == side else {}) for i in (0, 1)]
+    folders = [save(tmp_path / f"theta{i}", sides[i], config()) for i in (0, 1)]
+    assert apply(*folders, ALPHA, tmp_path / "one kind").warnings[0].startswith(f"only in theta{side}")
+    (folders[side] / "config.json").write_text(json.dumps(config(model_type="qwen2")))
+    assert f"model.layers.1.self_attn.v_proj.bias: only in theta{side}" in refused(*folders)
 
 
 @pytest.mark.parametrize("side", [0, 1])
