@@ -88,6 +88,9 @@ class Direction:
             return "Where only the number of rows differs, give both models the same vocabulary"
         if any("expert" in problem.partition(": ")[0] for problem in found.problems):
             return "Experts may be fused on one side only: load both with one version of transformers and save them"
+        kinds = [side.config.get("model_type") for side in (self.initial, self.aligned)]
+        if kinds[0] != kinds[1] and all(kinds):
+            return f"theta0 is a {shown(kinds[0])}, theta1 a {shown(kinds[1])}: two architectures have no direction"
         sides = [side for side in ("0", "1") if any(p.endswith(f": only in theta{side}") for p in found.problems)]
         if found.partners and len(sides) == 2:
             return (

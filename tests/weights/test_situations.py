@@ -477,7 +477,10 @@ def test_another_architecture(save: Save, tmp_path: Path, refused: Refused, side
     folders = [save(tmp_path / f"theta{i}", sides[i], config()) for i in (0, 1)]
     assert apply(*folders, ALPHA, tmp_path / "one kind").warnings[0].startswith(f"only in theta{side}")
     (folders[side] / "config.json").write_text(json.dumps(config(model_type="qwen2")))
-    assert f"model.layers.1.self_attn.v_proj.bias: only in theta{side}" in refused(*folders)
+    kinds = ("qwen2", "llama") if side == 0 else ("llama", "qwen2")
+    message = refused(*folders)
+    assert f"model.layers.1.self_attn.v_proj.bias: only in theta{side}" in message
+    assert message.endswith(f"theta0 is a {kinds[0]}, theta1 a {kinds[1]}: two architectures have no direction")
 
 
 @pytest.mark.parametrize("side", [0, 1])
