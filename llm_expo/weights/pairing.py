@@ -99,7 +99,8 @@ def _kind(name: str) -> str:
 
 def _mismatch(initial: Source, aligned: Source, new_rows: NewRows) -> str | None:
     if initial.shape != aligned.shape:
-        grew = initial.shape[1:] == aligned.shape[1:] and bool(initial.shape) and initial.shape[0] < aligned.shape[0]
+        rows = bool(initial.shape) and bool(aligned.shape) and initial.shape[1:] == aligned.shape[1:]
+        grew = rows and initial.shape[0] < aligned.shape[0]
         if not (grew and new_rows == "copy"):
             return f"shape {list(initial.shape)} in theta0, {list(aligned.shape)} in theta1"
     if initial.dtype != aligned.dtype and not (initial.is_float and aligned.is_float):

@@ -15,7 +15,7 @@ from llm_expo.checkpoints.reader import Reader
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
 from llm_expo.errors import ExpoError
 from llm_expo.weights.direction import Direction
-from llm_expo.weights.extrapolation import Extrapolation, OutputFile, plan
+from llm_expo.weights.extrapolation import Copy, Extrapolation, OutputFile, Step, plan
 from llm_expo.weights.partial import Partial, created, partial_folder, refuse_output
 from llm_expo.weights.stream import Streamed, digest_file, stream_file, write_exactly
 from llm_expo.weights.tally import Tally
@@ -177,12 +177,19 @@ def _digest(extrapolation: Extrapolation, let_through: bool) -> str:
     digest = hashlib.sha256(repr((_version(), extrapolation.rounding, let_through)).encode())
     for side in (extrapolation.direction.initial, extrapolation.direction.aligned):
         for shard in side.files:
-            digest.update(repr((os.path.realpath(shard.path), shard.size, shard.modified_ns)).encode())
+            digest.update(repr((os.path.realpath(shard.path), shard.size, shard.modified_ns)).encode() + shard.header)
     for file in extrapolation.files:
         digest.update(repr((file.name, len(file.header))).encode() + file.header)
         for step in file.steps:
-            digest.update(repr(step).encode())
+            digest.update(_described(step))
     return digest.hexdigest()
+
+
+def _described(step: Step) -> bytes:
+    # Where the tensors lie is in their files' headers; which is whose partner, and how far it goes, is not.
+    if isinstance(step, Copy):
+        return f"{step.target.name}\0{step.source.file}\0{step.source.start}\n".encode()
+    return f"{step.target.name}\0{step.initial.name}\0{step.alpha!r}\n".encode()
 
 
 def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str, ...]) -> dict[str, object]:

@@ -178,7 +178,6 @@ def test_no_such_folder(tmp_path: Path) -> None:
         Checkpoint.open(tmp_path / "gone")
 
 
-
 def test_a_file_in_place_of_a_folder(save, tmp_path: Path) -> None:
     folder = save(tmp_path / "m", {"a": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="is not a folder; give the folder that holds it"):

@@ -43,8 +43,9 @@ def random_pair(code: str, count: int, scale: float = 1.0) -> tuple[torch.Tensor
 
 def oracle(before: torch.Tensor, after: torch.Tensor, alpha: float) -> torch.Tensor:
     """float32, with the sum of a product rounded once: a product of two float32 is exact in float64."""
-    direction = (after.float() - before.float()).double()
-    return (after.double() + float(np.float32(alpha)) * direction).float()
+    start, end = (after, before) if alpha > 0 else (before, after)  # so that a -0.0 that does not differ stays
+    direction = (end.float() - start.float()).double()
+    return (after.double() - float(np.float32(abs(alpha))) * direction).float()
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
