@@ -9,9 +9,11 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_json, read_bytes, reason, shown
-from llm_expo.checkpoints.header import Shard, Source, Tensor
+from llm_expo.checkpoints.header import Shard
 from llm_expo.checkpoints.hub import Located, resolve
 from llm_expo.checkpoints.layout import (
     BIN_INDEX_NAME,
@@ -27,6 +29,9 @@ from llm_expo.checkpoints.layout import (
 from llm_expo.checkpoints.pickles import open_pickle
 from llm_expo.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from llm_expo.checkpoints.adapter import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -38,6 +43,7 @@ class Checkpoint:
     # the content of model.safetensors.index.json, None for a single file and for pickles
     index: bytes | None = field(repr=False)
     config: Mapping[str, object] = field(repr=False)  # config.json; empty if there is none
+    adapter: "Adapter | None" = field(default=None, repr=False)  # what some of the tensors are calculated from
 
     @classmethod
     def open(cls, spec: str | os.PathLike[str], *, allow_bin: bool = False) -> "Checkpoint":
@@ -71,6 +77,16 @@ class Checkpoint:
     def path(self) -> Path:
         """The folder."""
         return self.located.folder
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Every file that its tensors are read from: its own, and the adapter's."""
+        return (*self.files, *(() if self.adapter is None else (self.adapter.file,)))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files lie: its own folder, and the adapter's."""
+        return tuple(dict.fromkeys((self.path, *(() if self.adapter is None else (self.adapter.path,)))))
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +139,7 @@ def _open_sharded(located: Located, names: frozenset[str], index_name: str, conf
         if file not in names:
             raise CheckpointError(f"{where}: {shown(name)} lies in {shown(file)}, which is missing")
     shards = tuple(_open_shard(folder / file) for file in sorted(set(weight_map.values())))
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Source] = {}
     for tensor in (tensor for shard in shards for tensor in shard.tensors):
         file = weight_map.get(tensor.name)
         if file is None:

@@ -66,7 +66,7 @@ class Direction:
 
         Raises MismatchError, which names every mismatch up to a readable number and the way out, if there is one.
         """
-        if self.initial.path.samefile(self.aligned.path):
+        if [*map(os.path.realpath, self.initial.folders)] == [*map(os.path.realpath, self.aligned.folders)]:
             raise MismatchError(
                 f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} are the same folder: there "
                 "is no direction; theta0 is the checkpoint before preference training, theta1 the one after it"
@@ -87,6 +87,9 @@ class Direction:
             f"{difference}: a tokenizer or template that differs hints at the wrong pair; theta1's is used"
             for difference in differences(self.initial.path, self.aligned.path)
             if Path(difference.name).name.startswith(_TEXT_FILES)
+            # An adapter's folder need not hold what its base has.
+            and not (difference.what == "only in theta0" and self.aligned.adapter is not None)
+            and not (difference.what == "only in theta1" and self.initial.adapter is not None)
         ]
 
     def _way_out(self, found: Pairing) -> str:
