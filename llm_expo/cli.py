@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -47,22 +48,35 @@ def _failed(message: str) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> None:
+    # Matrix products of our own threads' work: threads of BLAS's own would only be in their way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llm_expo import terminal
-    from llm_expo.weights import Direction, Rounding, plan, write
+    from llm_expo.weights import Rounding, Sides, plan, plan_adapter, write
 
-    direction = Direction.open(
-        arguments.theta0, arguments.theta1, allow_bin=arguments.allow_bin, as_given=arguments.as_given
+    sides = Sides.open(
+        arguments.theta0,
+        arguments.theta1,
+        base=arguments.base,
+        allow_bin=arguments.allow_bin,
+        as_given=arguments.as_given,
     )
-    extrapolation = plan(
-        direction,
-        arguments.alpha,
-        dtype=arguments.dtype,
-        rounding=Rounding(arguments.rounding, arguments.seed),
-        include=arguments.include,
-        exclude=arguments.exclude,
-        alpha_for=arguments.alpha_for,
-        new_rows=arguments.new_rows,
-    )
+    if sides.adapter_on_top and not arguments.merge:
+        given = [name for name, default in _WHOLE_MODELS_ONLY.items() if getattr(arguments, name) != default]
+        if given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise ExpoError(f"{flag} is for whole models, and theta1 is an adapter: add --merge to write a whole model")
+        extrapolation = plan_adapter(sides.initial, sides.adapter_on_top, arguments.alpha, sides.base)
+    else:
+        extrapolation = plan(
+            sides.merged(),
+            arguments.alpha,
+            dtype=arguments.dtype,
+            rounding=Rounding(arguments.rounding, arguments.seed),
+            include=arguments.include,
+            exclude=arguments.exclude,
+            alpha_for=arguments.alpha_for,
+            new_rows=arguments.new_rows,
+        )
     if arguments.dry_run:
         if arguments.json:
             _print_json(terminal.plan_record(extrapolation))
@@ -81,6 +95,15 @@ def _apply(arguments: argparse.Namespace) -> None:
         _print_json(asdict(written))
     else:
         terminal.show_written(written)
+        if "output" in extrapolation.selection:
+            print(f"an adapter: {extrapolation.selection['output']}")
+
+
+# The options of `apply` that choose what becomes of single tensors, and what they are where they were not given.
+_WHOLE_MODELS_ONLY: dict[str, object] = {
+    **{"dtype": "keep", "rounding": "nearest", "new_rows": "refuse"},
+    **{"include": [], "exclude": [], "alpha_for": []},
+}
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -203,6 +226,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_pair(apply)
     apply.add_argument("--alpha", type=float, required=True, help="0 is theta1, -1 is theta0, above 0 extrapolates")
     apply.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    apply.add_argument(
+        "--merge", action="store_true", help="where theta1 is a LoRA adapter: write a whole model, not an adapter"
+    )
+    apply.add_argument(
+        "--base", metavar="BASE", help="the model under both adapters; default: theta0, or what the adapter names"
+    )
     apply.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     apply.add_argument("--json", action="store_true", help="print what was written, or the plan, as JSON")
     _add_apply_options(apply)

@@ -10,9 +10,10 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+from llm_expo.checkpoints.calculated import Calculator, Source
 from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import open_regular, read_exactly, shown
-from llm_expo.checkpoints.header import Shard, Source, Tensor
+from llm_expo.checkpoints.header import Shard, Tensor
 from llm_expo.errors import CheckpointError
 
 # Elements at a time: three chunks of the widest type fit into a second-level cache, and a system call costs nothing
@@ -31,7 +32,8 @@ class Reader:
     """Reads the tensors of some checkpoints. A context manager: leaving it closes the files."""
 
     def __init__(self, *checkpoints: Checkpoint) -> None:
-        self._shards = {shard.path: shard for checkpoint in checkpoints for shard in checkpoint.files}
+        self._shards = {shard.path: shard for checkpoint in checkpoints for shard in checkpoint.shards}
+        self._calculator = Calculator(self.read)
         self._open: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -55,7 +57,7 @@ class Reader:
             self.read(source, at * size, view)
             return view, source.dtype
         view = buffer.bytes[: count * 4]
-        source.read(at, count, view, self.read)
+        self._calculator.read(source, at, view)
         return view, "F32"
 
     def prefetch(self, tensor: Tensor, offset: int, nbytes: int) -> None:

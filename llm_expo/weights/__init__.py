@@ -1,15 +1,18 @@
 """theta: two checkpoints, the direction between them, and a new checkpoint along it. Knows nothing of text or rewards.
 
     Direction       the pair (initial = theta0, aligned = theta1)
+    Sides           the two as they lie on disk, which may be adapters
     plan            Direction, alpha -> Extrapolation: a step for every tensor
+    plan_adapter    the same for an adapter that stays one
     write, apply    Extrapolation -> a model folder; apply does all of it in one call
     compare         Direction -> Comparison: how far the two lie apart
 
 None of this needs torch. For tensors and models in memory, which do, there is llm_expo.weights.memory.
 """
 
+from llm_expo.weights.adapters import plan_adapter
 from llm_expo.weights.comparison import Comparison, Mover, compare
-from llm_expo.weights.direction import Direction
+from llm_expo.weights.direction import Direction, Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, Step, plan
 from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.writing import Written, apply, write
@@ -22,10 +25,12 @@ __all__ = [
     "Move",
     "Mover",
     "Rounding",
+    "Sides",
     "Step",
     "Written",
     "apply",
     "compare",
     "plan",
+    "plan_adapter",
     "write",
 ]

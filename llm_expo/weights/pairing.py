@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Source, Tensor
+from llm_expo.checkpoints.header import Tensor
 from llm_expo.checkpoints.reader import Reader
 
 NewRows = Literal["refuse", "copy"]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import xxhash
 
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Source, Tensor
+from llm_expo.checkpoints.header import Tensor
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
 from llm_expo.errors import CheckpointError, ExpoError
 from llm_expo.weights.extrapolation import Copy, Move, OutputFile, Step

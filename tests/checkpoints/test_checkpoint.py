@@ -192,7 +192,7 @@ def test_a_file_in_place_of_a_folder(save, tmp_path: Path) -> None:
         (["model.gguf", "README.md"], "only model.gguf; GGUF is not read"),
         (["consolidated.safetensors"], "only consolidated.safetensors; load it and save it with save_pretrained"),
         (["adapter_model.safetensors", "adapter_config.json"], "holds an adapter (adapter_config.json)"),
-        (["adapter_config.json", "model.safetensors"], "merge it into its base first"),
+        (["adapter_config.json", "model.safetensors"], "merge the two with: llm-expo apply BASE ADAPTER"),
         (["a", "b", "c", "d", "e"], "only a, b, c and 2 more"),
     ],
 )
