@@ -18,7 +18,7 @@ from llm_expo.errors import CheckpointError
 
 # Elements at a time: three chunks of the widest type fit into a second-level cache, and a system call costs nothing
 # beside them.
-CHUNK = 1 << 16
+CHUNK = 1 << 18
 
 
 class Buffer:
