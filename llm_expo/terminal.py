@@ -123,7 +123,7 @@ def show_written(written: Written) -> None:
 
 def show_comparison(comparison: Comparison, judgement: Judgement) -> None:
     """The paper's figures in total, by kind and by layer, what moved farthest, what else differs, the judgement."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = _console()
     print(f"{len(comparison.distances)} tensors with {comparison.total.elements:,} weights compared")
     console.print(_distances("kind", [("total", comparison.total), *comparison.by_kind().items()]))
     layers = comparison.by_layer()
@@ -145,7 +145,7 @@ def show_comparison(comparison: Comparison, judgement: Judgement) -> None:
 
 def show_lineage(lineage: Lineage, judgement: Judgement) -> None:
     """The paper's three rows, the angle between the two steps, what else differs, the judgement."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = _console()
     console.print(_distances("", ((name, row.total) for name, row in lineage.rows().items())))
     if lineage.turn is not None:
         kinds = ", ".join(f"{kind} {turn:.3f}" for kind, turn in lineage.turn_by_kind().items() if turn is not None)
@@ -179,7 +179,7 @@ def _show_differences(comparison: Comparison) -> None:
 
 def show_outcome(outcome: Outcome, page: str) -> None:
     """The tables, a few replies side by side, the decision, the cost."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = _console()
     console.print(_table(f"Search: {outcome.search[0].prompts} prompts", outcome.search))
     console.print(_table(f"Confirmation: {outcome.confirm[0].prompts} other prompts, fresh noise", outcome.confirm))
     console.print(Text(words.HOW_TO_READ, style="dim"))
@@ -193,6 +193,10 @@ def show_outcome(outcome: Outcome, page: str) -> None:
         console.print(Text(line, style="bold" if line.startswith(str(outcome.verdict)) else ""))
     console.print(Text("Spent: " + "; ".join(words.costs(outcome)) + "."))
     console.print(Text(f"The report is in {page}."), soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def _table(title: str, rows: tuple[Row, ...]) -> Table:

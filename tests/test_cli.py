@@ -108,7 +108,7 @@ def test_compare_of_three_prints_the_papers_rows(place, capsys):
         "PRETRAINED → ALIGNED",
     ]
     assert "cosine of the two steps, PRETRAINED → SFT and SFT → ALIGNED: 1.000 (embeddings 1.000, " in out
-    assert "SFT it is 1e+03 times as far as from SFT to ALIGNED." in out.splitlines()[-1]
+    assert "SFT it is 1000 times as far as from SFT to ALIGNED." in out.splitlines()[-1]
     titles = [each.text for each in ElementTree.parse("chart.svg").iter("{http://www.w3.org/2000/svg}text")]
     assert {"PRETRAINED → SFT", "SFT → ALIGNED", "PRETRAINED → ALIGNED"} <= set(titles)
     assert main("compare theta0 theta1 aligned --json".split()) == 0

@@ -60,7 +60,7 @@ def draw(comparisons: Mapping[str, Comparison]) -> str:
     columns = [(title, comparison, list(comparison.by_layer())) for title, comparison in comparisons.items()]
     most = max(len(_places(layers)) for _, _, layers in columns)
     panel = min(_WIDEST, max(_NARROWEST, most * _BAR))
-    width = _NAMES + panel + _MARGIN
+    width = _NAMES + panel + 2 * _MARGIN
     svg = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": "sans-serif"})
     ground = _add(svg, "rect", fill="#ffffff")
     bottom = 0.0

@@ -80,7 +80,7 @@ def judge_three(lineage: Lineage) -> Judgement:
     if not after.squared:
         return found
     ratio = before.norm / after.norm
-    reason = f"from PRETRAINED to SFT it is {ratio:.3g} times as far as from SFT to ALIGNED"
+    reason = f"from PRETRAINED to SFT it is {float(f'{ratio:.2g}'):g} times as far as from SFT to ALIGNED"
     if ratio < 1:
         reason += ", which is no usual order"
     return Judgement(found.likeness, (*found.reasons, reason))

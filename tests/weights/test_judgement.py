@@ -144,7 +144,7 @@ def test_three_checkpoints_are_measured_by_the_first_step(save, tmp_path: Path) 
     pre, sft_, aligned = map(Checkpoint.open, paths)
     found = judge_three(compare_three(pre, sft_, aligned))
     assert found.likeness == Likeness.PREFERENCE_TRAINING
-    assert found.reasons[-1].startswith("from PRETRAINED to SFT it is 10")
+    assert found.reasons[-1].startswith("from PRETRAINED to SFT it is 100 times as far")
     assert str(found).endswith("times as far as from SFT to ALIGNED.")
     turned = judge_three(compare_three(aligned, sft_, pre))
     assert turned.likeness == Likeness.PRETRAINED_AGAINST_SFT
