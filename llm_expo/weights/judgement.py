@@ -101,10 +101,8 @@ def _by_size(comparison: Comparison) -> tuple[Likeness, str]:
     if change <= LARGEST_OF_PREFERENCE_TRAINING:
         return Likeness.PREFERENCE_TRAINING, f"{size}, and SFT goes beyond {LARGEST_OF_PREFERENCE_TRAINING:g}"
     if _has_16_bits(comparison) and beyond <= BEYOND_ONE_ULP_OF_PREFERENCE_TRAINING:
-        return (
-            Likeness.PREFERENCE_TRAINING,
-            f"only {beyond:.2%} of the weights moved farther than 16 bits can just tell",
-        )
+        share = f"only {beyond:.2%} of the weights moved by more than one unit in the last place of 16 bits"
+        return Likeness.PREFERENCE_TRAINING, share
     embeddings = comparison.by_kind().get("embeddings")
     if embeddings is not None and not embeddings.squared:
         return (

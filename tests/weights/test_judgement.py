@@ -54,13 +54,13 @@ ROWS = {
         sixteen(weights(spread=1.0)),
         sixteen(moved(weights(spread=1.0), 5e-5)),
         Likeness.PREFERENCE_TRAINING,
-        "of the weights moved farther than 16 bits can just tell",
+        "of the weights moved by more than one unit in the last place of 16 bits",
     ),
     "stored in different types": (
         weights(spread=1.0),
         sixteen(moved(weights(spread=1.0), 1e-5)),
         Likeness.PREFERENCE_TRAINING,
-        "of the weights moved farther than 16 bits can just tell",
+        "of the weights moved by more than one unit in the last place of 16 bits",
     ),
     "nothing but rounding": (
         THETA0,
