@@ -74,7 +74,7 @@ def row(name: str, stored: str, comparison: Comparison, likeness: str) -> str:
     total = comparison.total
     tensors = comparison.direction.aligned.tensors
     cosines = [each.cosine or 0.0 for key, each in comparison.distances.items() if len(tensors[key].shape) > 1]
-    shares = (total.share_equal, total.share_within_one_ulp, total.share_beyond)
+    shares = (total.share_equal, total.share_one_ulp, total.share_beyond)
     cells = [
         name,
         stored,

@@ -43,7 +43,7 @@ _OPENINGS = {
 # step, whatever the weight's size, and preference training has a tenth to a hundredth of SFT's rate.
 LARGEST_OF_PREFERENCE_TRAINING = 1e-4
 # In 16 bits, small changes of large weights show as whole units in the last place, which the mean square overrates.
-BEYOND_ONE_ULP_OF_PREFERENCE_TRAINING = 0.02
+BEYOND_ONE_ULP_OF_PREFERENCE_TRAINING = 0.04
 # The median, over the matrices, of the cosine between theta0's and theta1's: one origin keeps it near 1.
 SMALLEST_COSINE_OF_ONE_ORIGIN = 0.5
 # Less of theta1 than this in common, and there is nothing to measure.
