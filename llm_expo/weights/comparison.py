@@ -12,8 +12,8 @@ from itertools import combinations
 from typing import Any, TypeVar
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Source
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
 from llm_expo.checkpoints.sidefiles import FileDifference, differences
 from llm_expo.errors import CheckpointError
