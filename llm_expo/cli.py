@@ -108,7 +108,6 @@ _WHOLE_MODELS_ONLY: dict[str, object] = {
 
 def _compare(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
-    from llm_expo.checkpoints import Checkpoint
     from llm_expo.weights import Direction, chart, compare, compare_three, judge, judge_three
     from llm_expo.weights.comparison import as_json
 
@@ -119,7 +118,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         comparison = compare(pair)
         judgement, rows, record = judge(comparison), {"theta0 → theta1": comparison}, as_json(comparison)
     else:
-        lineage = compare_three(pair.initial, pair.aligned, Checkpoint.open(arguments.aligned))
+        aligned = Direction.open(arguments.theta1, arguments.aligned).aligned
+        lineage = compare_three(pair.initial, pair.aligned, aligned)
         judgement, rows, record = judge_three(lineage), lineage.rows(), as_json(lineage)
     if arguments.plot is not None:
         chart.write(rows, arguments.plot)

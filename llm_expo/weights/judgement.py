@@ -17,7 +17,7 @@ class Likeness(StrEnum):
 
     IDENTICAL = "identical"
     PREFERENCE_TRAINING = "preference training on a common SFT model"
-    ADAPTER = "a merged adapter"
+    ADAPTER = "an adapter on theta0"
     PRETRAINED_AGAINST_SFT = "pre-trained against SFT"
     UNRELATED = "unrelated models"
 
@@ -34,7 +34,7 @@ class Judgement:
 _OPENINGS = {
     Likeness.IDENTICAL: "The two are identical",
     Likeness.PREFERENCE_TRAINING: "Looks like preference training on a common SFT model",
-    Likeness.ADAPTER: "Looks like an adapter merged into theta0, trained by SFT or by preference",
+    Likeness.ADAPTER: "Looks like an adapter on theta0, trained by SFT or by preference",
     Likeness.PRETRAINED_AGAINST_SFT: "Looks like pre-trained against SFT, where extrapolation failed in the paper",
     Likeness.UNRELATED: "Looks like unrelated models",
 }
