@@ -108,14 +108,27 @@ _WHOLE_MODELS_ONLY: dict[str, object] = {
 
 def _compare(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
-    from llm_expo.weights import Direction, compare
+    from llm_expo.weights import Direction, chart, compare, compare_three, judge, judge_three
+    from llm_expo.weights.comparison import as_json
 
-    comparison = compare(Direction.open(arguments.theta0, arguments.theta1))
-    if arguments.json:
-        derived = {name: getattr(comparison, name) for name in ("norm_per_root_element", "norm_relative")}
-        _print_json({**asdict(comparison), **derived})
+    if arguments.plot is not None:
+        chart.check_target(arguments.plot)
+    pair = Direction.open(arguments.theta0, arguments.theta1)
+    if arguments.aligned is None:
+        comparison = compare(pair)
+        judgement, rows, record = judge(comparison), {"theta0 → theta1": comparison}, as_json(comparison)
     else:
-        terminal.show_comparison(comparison)
+        aligned = Direction.open(arguments.theta1, arguments.aligned).aligned
+        lineage = compare_three(pair.initial, pair.aligned, aligned)
+        judgement, rows, record = judge_three(lineage), lineage.rows(), as_json(lineage)
+    if arguments.plot is not None:
+        chart.write(rows, arguments.plot)
+    if arguments.json:
+        _print_json({**record, "judgement": {**asdict(judgement), "sentence": str(judgement)}})
+    elif arguments.aligned is None:
+        terminal.show_comparison(comparison, judgement)
+    else:
+        terminal.show_lineage(lineage, judgement)
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -204,6 +217,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.run is _apply and arguments.out is None and not arguments.dry_run:
         parser.error("apply: --out is required, unless with --dry-run")
+    if arguments.run is _compare and arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
+        parser.error("compare: --plot draws SVG; give a name that ends in .svg")
     if arguments.run is _search:
         if arguments.alphas and arguments.strategy == "paper":
             parser.error("search: --alphas goes with --strategy grid")
@@ -237,8 +252,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_apply_options(apply)
     apply.set_defaults(run=_apply)
 
-    compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, and what else differs")
+    compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, or three, and what they look like")
     _add_pair(compare)
+    compare.add_argument(
+        "aligned",
+        nargs="?",
+        metavar="ALIGNED",
+        help="with three, they are the pre-trained, the SFT and the aligned checkpoint, as in the paper's Table 1",
+    )
+    compare.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the change by layer and kind of module")
     compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
     compare.set_defaults(run=_compare)
 
