@@ -13,7 +13,7 @@ from llm_expo.checkpoints.calculated import LowRank, Source
 from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.header import Tensor
-from llm_expo.checkpoints.reader import Reader
+from llm_expo.checkpoints.reader import same_bytes
 from llm_expo.errors import CheckpointError, MismatchError
 
 # The two ends of a language model, by the last component of the module's name. They matter where one is tied to the
@@ -166,7 +166,7 @@ def _refuse_half_tied(base: Checkpoint, adapter: Adapter) -> None:
     ends = _EMBEDDINGS | _HEADS
     updated = [module for module in adapter.updates if module.rpartition(".")[2] in ends]
     saved = [name for name in adapter.saved if _module(name) in ends and name.endswith(".weight")]
-    if not updated and len(saved) == 2 and _same_bytes(adapter, *saved):
+    if not updated and len(saved) == 2 and same_bytes(as_checkpoint(adapter), *(adapter.saved[name] for name in saved)):
         return
     if updated or saved:
         modules = sorted({*updated, *(name.removesuffix(".weight") for name in saved)})
@@ -181,18 +181,3 @@ def as_checkpoint(adapter: Adapter) -> Checkpoint:
     """An adapter's own tensors as a checkpoint's."""
     tensors: dict[str, Source] = {tensor.name: tensor for tensor in adapter.file.tensors}
     return Checkpoint(adapter.located, (), tensors, None, {}, adapter)
-
-
-def _same_bytes(adapter: Adapter, first_name: str, second_name: str) -> bool:
-    one, other = adapter.saved[first_name], adapter.saved[second_name]
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    first, second = memoryview(bytearray(1 << 20)), memoryview(bytearray(1 << 20))
-    with Reader(as_checkpoint(adapter)) as reader:
-        for at in range(0, one.nbytes, len(first)):
-            count = min(len(first), one.nbytes - at)
-            reader.read(one, at, first[:count])
-            reader.read(other, at, second[:count])
-            if first[:count] != second[:count]:
-                return False
-    return True

@@ -22,6 +22,7 @@ from llm_expo.checkpoints.layout import (
     INDEX_NAME,
     SINGLE_NAME,
     read_config,
+    refuse_packed,
     refuse_quantised,
     weights_begin,
     without_weights,
@@ -71,6 +72,7 @@ class Checkpoint:
         if not found.tensors:
             kind = "safetensors" if begin in (SINGLE_NAME, INDEX_NAME) else "pickles"
             raise CheckpointError(f"{shown(folder)}: its {kind} hold no tensor")
+        refuse_packed(folder, found.tensors)
         return found
 
     @property

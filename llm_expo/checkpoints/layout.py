@@ -1,11 +1,12 @@
 """What a model folder is taken for, by the names in it and its config.json: whole weights, and where they begin.
 
-The same rules serve a folder on disk and one that still lies on the hub. Knows nothing of tensors.
+The same rules serve a folder on disk and one that still lies on the hub. Of tensors it sees names and dtypes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
 from llm_expo.errors import CheckpointError
 
@@ -17,6 +18,21 @@ INDEX_NAME = "model.safetensors.index.json"
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
 _NAMES_IN_A_MESSAGE = 3
+# (end of a packed tensor's name, what stands in its place in the name of that which unpacks it, the method)
+_PACKED = (
+    ("qweight", "g_idx", "GPTQ"),
+    ("qweight", "scales", "AWQ"),
+    ("weight_packed", "weight_scale", "compressed-tensors"),
+    ("", "_scale_inv", "fp8 in blocks"),
+    ("weight", "scale", "fp8 in blocks"),
+    ("", "_scale", "weights with scales"),
+    ("", ".absmax", "bitsandbytes, 4 bits"),
+    ("weight", "SCB", "bitsandbytes, 8 bits"),
+    ("_blocks", "_scales", "MXFP4"),
+    ("W_q", "scale", "HQQ"),
+    ("_data", "_scale", "quanto"),
+    ("qdata", "scale", "torchao"),
+)
 
 
 def weights_begin(names: Collection[str], allow_bin: bool) -> str | None:
@@ -56,17 +72,42 @@ def read_config(folder: Path) -> dict[str, object]:
 
 def refuse_quantised(folder: Path, config: Mapping[str, object]) -> None:
     """Raise CheckpointError if the folder's config.json says that the weights are quantised."""
-    # Multimodal models keep one config per part.
-    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
-    for part in parts:
+    for part in _parts(config):
         for key in ("quantization_config", "compression_config"):
             settings = part.get(key)
             if settings:
                 method = settings.get("quant_method") if isinstance(settings, dict) else None
-                raise CheckpointError(
-                    f"{shown(folder)}: is quantised ({shown(method or key)}, see config.json), and quantised weights "
-                    "cannot be extrapolated; take the checkpoint that it was quantised from, or dequantise it first"
-                )
+                raise _quantised(folder, f"{shown(method or key)}, see config.json")
+
+
+def refuse_packed(folder: Path, tensors: Mapping[str, Source]) -> None:
+    """Raise CheckpointError if the tensors themselves tell that they are quantised: codes, and what unpacks them.
+
+    Only what is no float counts as codes: models have parameters of their own that are called "scale".
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_float:
+            continue
+        for ending, beside, method in _PACKED:
+            key = name.removesuffix(ending) + beside
+            if name.endswith(ending) and key in tensors:
+                raise _quantised(folder, f"{method}: {shown(name)} is {tensor.dtype}, beside it lies {shown(key)}")
+
+
+def _parts(config: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """A config and those inside it: multimodal models keep one per part."""
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting += [value for value in part.values() if isinstance(value, dict)]
+
+
+def _quantised(folder: Path, how: str) -> CheckpointError:
+    return CheckpointError(
+        f"{shown(folder)}: is quantised ({how}), and quantised weights cannot be extrapolated; take the checkpoint "
+        "that it was quantised from, or dequantise it first"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The pair (initial = theta0, aligned = theta1) and whether it may be extrapolated. Knows nothing of alpha."""
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,17 @@ _TEXT_FILES = (
     "chat_template",
     "spiece",
 )
+# What config.json says of saving, training and reporting: runs of one model may differ in it. All else changes what the
+# weights mean.
+_NO_MATTER = {
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map", "torchscript"),
+    *("_attn_implementation", "attn_implementation", "_attn_implementation_autoset", "pretraining_tp"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "router_aux_loss_coef"),
+    *("gradient_checkpointing", "initializer_range", "dropout", "dropout_rate", "attention_dropout", "resid_pdrop"),
+    *("attn_pdrop", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("activation_dropout", "embedding_dropout", "classifier_dropout", "id2label", "label2id", "problem_type"),
+    *("finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed"),
+}
 
 
 Side = Checkpoint | Adapter
@@ -144,13 +156,13 @@ class Direction:
             raise MismatchError(
                 f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} do not match in "
                 f"{len(found.problems)} of {len(self.aligned.tensors)} tensors: "
-                f"{'; '.join([*found.problems[:_NAMED], *more])}. {self._way_out(found)}"
+                f"{'; '.join([*found.problems[:_NAMED], *more])}. {self._way_out(found, new_rows)}"
             )
         return found
 
     def warnings(self) -> list[str]:
-        """What hints at the wrong pair without forbidding it: text is turned into tokens in two ways."""
-        return [
+        """What hints at the wrong pair without forbidding it: text becomes tokens, or weights a model, in two ways."""
+        found = [
             f"{difference}: a tokenizer or template that differs hints at the wrong pair; theta1's is used"
             for difference in differences(self.initial.path, self.aligned.path)
             if Path(difference.name).name.startswith(_TEXT_FILES)
@@ -158,14 +170,62 @@ class Direction:
             and not (difference.what == "only in theta0" and self.aligned.adapter is not None)
             and not (difference.what == "only in theta1" and self.initial.adapter is not None)
         ]
+        settings = _config_differences(self.initial.config, self.aligned.config)
+        if settings:
+            more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []
+            found.append(
+                f"config.json: {'; '.join([*settings[:_NAMED], *more])}: settings that change the computation hint at "
+                "the wrong pair; theta1's are used"
+            )
+        return found
 
-    def _way_out(self, found: Pairing) -> str:
+    def _way_out(self, found: Pairing, new_rows: NewRows) -> str:
         ours = self.aligned.tensors
-        shapes = [(partner.shape, ours[name].shape) for name, partner in found.partners.items()]
-        if any(a[:1] < b[:1] and a[1:] == b[1:] for a, b in shapes):
+        changed = [
+            (partner.shape[0], ours[name].shape[0])
+            for name, partner in found.partners.items()
+            if partner.shape != ours[name].shape and partner.shape[1:] == ours[name].shape[1:]
+        ]
+        if any(before < after for before, after in changed) and new_rows == "refuse":
             return "Where theta1's vocabulary grew, --new-rows copy keeps its new rows and extrapolates the others"
-        if any(a[:1] > b[:1] and a[1:] == b[1:] for a, b in shapes):
+        if changed:
             return "Where only the number of rows differs, give both models the same vocabulary"
-        if any("expert" in name for name in {*ours} ^ {*self.initial.tensors}):
+        if any("expert" in problem.partition(": ")[0] for problem in found.problems):
             return "Experts may be fused on one side only: load both with one version of transformers and save them"
+        sides = [side for side in ("0", "1") if any(p.endswith(f": only in theta{side}") for p in found.problems)]
+        if found.partners and len(sides) == 2:
+            return (
+                "The same weights may be named, split or fused in two ways: load both with one version of transformers "
+                "and save them"
+            )
         return "theta0 must be the very checkpoint from which the training of theta1 began"
+
+
+def _config_differences(initial: Mapping[str, object], aligned: Mapping[str, object]) -> list[str]:
+    """What both configs set, and set differently, a piece for each key; then what one of them alone sets."""
+    if not initial or not aligned:
+        return []
+    before, after = dict(_settings(initial)), dict(_settings(aligned))
+    found = [
+        f"{shown(key)} is {shown(before[key])} in theta0, {shown(after[key])} in theta1"
+        for key in sorted(before.keys() & after.keys())
+        if before[key] != after[key]
+    ]
+    return [
+        *found,
+        *(f"{shown(key)} only in theta0's" for key in sorted(before.keys() - after.keys())),
+        *(f"{shown(key)} only in theta1's" for key in sorted(after.keys() - before.keys())),
+    ]
+
+
+def _settings(config: Mapping[str, object], within: str = "") -> Iterator[tuple[str, object]]:
+    """The settings that change the computation, by dotted key, whichever version of transformers wrote them."""
+    for key, value in config.items():
+        if key in _NO_MATTER or value is None or (key, value) == ("rope_type", "default"):
+            continue
+        if not isinstance(value, Mapping):
+            yield within + key, value
+        elif key in ("rope_parameters", "rope_scaling"):  # transformers 5 moved rope_theta into the first of these
+            yield from _settings(value, within)
+        else:
+            yield from _settings(value, f"{within}{key}.")

@@ -58,7 +58,7 @@ class Copy:
     target: Tensor
     source: Tensor
     why: str
-    same_as: Tensor | None = None  # what the source's bytes have to equal, for numbers that we cannot calculate with
+    same_as: Tensor | None = None  # what the source's bytes have to equal, where they cannot be calculated with
 
     @property
     def action(self) -> Literal["copy"]:
@@ -152,7 +152,8 @@ def plan(
     new_rows:         see pairing.pair.
 
     Raises MismatchError for two checkpoints that do not belong together, CheckpointError where there is no float
-    tensor, ExpoError for an alpha that is not finite and for a glob that matches nothing.
+    tensor, ExpoError for an alpha that is not finite, for a glob that matches nothing, and where nothing is left to
+    move.
     """
     for value in (alpha, *(value for _, value in alpha_for)):
         finite(value)
@@ -165,6 +166,8 @@ def plan(
             f"only {', '.join(dtypes)}"
         )
     alphas = _alphas(aligned.tensors, float(alpha), include, exclude, alpha_for)
+    if all(alphas[name] is None for name in found.partners if aligned.tensors[name].is_float):
+        raise ExpoError("--include and --exclude leave no tensor to move")
     code = _CODES.get(dtype)
     files = []
     for shard, names in _layout(aligned):
@@ -212,8 +215,10 @@ def _alphas(
             like = shown(next(iter(found)))
             raise ExpoError(f'"{shown(glob)}" matches no tensor of theta1; its names are like {like}')
     for glob, value in alpha_for:
-        matching = [name for name in found if fnmatchcase(name, glob)]
-        found |= {name: float(value) for name in matching if found[name] is not None}
+        matching = [name for name in found if fnmatchcase(name, glob) and found[name] is not None]
+        if not matching:
+            raise ExpoError(f'--alpha-for "{shown(glob)}" matches only tensors that --include and --exclude leave out')
+        found |= dict.fromkeys(matching, float(value))
     return found
 
 
@@ -256,8 +261,8 @@ def _steps(target: Tensor, alphas: Mapping[str, float | None], found: Pairing, c
     aligned, initial, alpha = checkpoint.tensors[name], found.partners.get(name), alphas[name]
     if not aligned.is_float:
         assert isinstance(aligned, Tensor)
-        # Codes, counters and masks are theta1's. Other numbers that cannot be calculated with have to be alike.
-        alike = initial if aligned.is_number and isinstance(initial, Tensor) else None
+        # What cannot be calculated with has to be alike, where it would otherwise have moved.
+        alike = initial if alpha and isinstance(initial, Tensor) else None
         return [Copy(target, aligned, f"{aligned.dtype} is no type to calculate with: theta1's", alike)]
     if initial is None:
         return [_theta1s(target, aligned, found.copied[name])]

@@ -1,22 +1,24 @@
 """Which tensor of theta0 belongs to which of theta1. Reads headers; of tensors only those that may be tied.
 
-There is no list of architectures: names decide, then shapes, then what both configs say of tied embeddings. What is
-left is copied from theta1 and said, or refused. Knows nothing of alpha.
+There is no list of architectures: names decide, then a prefix that only one side has, then equal bytes and what the
+configs say of tied embeddings. What is left over is copied from theta1 and said, or refused where it may be the other
+side's weights in another form. Knows nothing of alpha.
 """
 
+import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Tensor
-from llm_expo.checkpoints.reader import Reader
+from llm_expo.checkpoints.reader import same_bytes
 
 NewRows = Literal["refuse", "copy"]
+# As many as still can be read in one line.
+_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,130 +34,179 @@ class Pairing:
 def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse") -> Pairing:
     """Find the tensor of theta0 from which each one of theta1 was trained.
 
-    new_rows: "copy" lets theta1 have more rows than theta0 where only the number of rows differs (a vocabulary that
-              grew): the shared rows are extrapolated, the new ones are theta1's.
+    new_rows: "copy" lets theta1's vocabulary be larger: in tensors that differ in nothing but as many rows as an
+              embedding, the shared rows are extrapolated, the new ones are theta1's.
     """
-    theirs, ours = dict(initial.tensors), aligned.tensors
-    partners = {name: theirs[name] for name in ours if name in theirs}
+    theirs, ours = initial.tensors, aligned.tensors
+    matched = {name: theirs[name] for name in ours if name in theirs}
     notes, problems = [], []
-
     renamed = _renamed([name for name in ours if name not in theirs], [name for name in theirs if name not in ours])
     if renamed is not None:
         prefix, side, names = renamed
         notes.append(f"theta{side}'s names begin with \"{shown(prefix)}\", the other's do not: matched without it")
-        partners |= {name: theirs[there] for name, there in names.items()}
+        matched |= {name: theirs[there] for name, there in names.items()}
 
-    used = {tensor.name for tensor in partners.values()}
-    kinds = {_kind(name) for name in partners}
-    copied: dict[str, str] = {}
+    # A tensor whose kind both sides have is one of a series, such as a layer's: it must not be missing.
+    kinds = {_kind(name) for mine, partner in matched.items() for name in (mine, partner.name)}
+    partners, ours_alone, theirs_alone = dict(matched), dict[str, Source](), dict[str, Source]()
     for name, tensor in ours.items():
-        if name in partners:
+        if name in matched:
             continue
-        tied = _tied_to(tensor, partners.values(), initial)
-        if not partners or _kind(name) in kinds:
+        alike = [mine for mine in matched if _is_embedding(mine, ours[mine]) and ours[mine].shape == tensor.shape]
+        copy = next((mine for mine in alike if same_bytes(aligned, tensor, ours[mine])), None)
+        if not matched or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta1")
-        elif isinstance(tied, Tensor):
-            partners[name] = tied
-            notes.append(f"{shown(name)}: theta0 ties it to {shown(tied.name)}, which is its theta0 here")
-        elif tied:
-            problems.append(f"{shown(name)}: only in theta1, {tied}")
+        elif copy is not None:
+            partners[name] = matched[copy]
+            notes.append(f"{shown(name)}: only in theta1, where it equals {shown(copy)}: moved like it")
+        elif not alike:
+            ours_alone[name] = tensor
+        elif _ties(initial) is False:
+            problems.append(f"{shown(name)}: only in theta1, and theta0's config says that nothing is tied")
+        elif len(alike) > 1:
+            problems.append(f"{shown(name)}: only in theta1, and may be tied to any of {_some(alike)} in theta0")
         else:
-            copied[name] = "only in theta1"
-            notes.append(f"{shown(name)}: only in theta1, which keeps it as it is")
+            partners[name] = matched[alike[0]]
+            notes.append(f"{shown(name)}: theta0 ties it to {shown(matched[alike[0]].name)}, which is its theta0 here")
+    used = {partner.name for partner in matched.values()}
     for name, tensor in theirs.items():
         if name in used:
             continue
-        tied = _tied_to(tensor, (ours[mine] for mine in partners), aligned)
-        if not partners or _kind(name) in kinds:
+        alike = [mine for mine, it in matched.items() if _is_embedding(it.name, it) and it.shape == tensor.shape]
+        copy = next((mine for mine in alike if same_bytes(initial, tensor, matched[mine])), None)
+        if not matched or _kind(name) in kinds:
             problems.append(f"{shown(name)}: only in theta0")
-        elif isinstance(tied, Tensor):
-            if _same_bytes(initial, tensor, partners[tied.name]):
-                notes.append(
-                    f"{shown(name)}: only in theta0, where it equals {shown(partners[tied.name].name)}: left out"
-                )
-            else:
-                problems.append(
-                    f"{shown(name)}: theta1 ties it to {shown(tied.name)}, but theta0's is not equal to "
-                    f"{shown(partners[tied.name].name)}"
-                )
-        elif tied:
-            problems.append(f"{shown(name)}: only in theta0, {tied}")
+        elif copy is not None:
+            notes.append(f"{shown(name)}: only in theta0, where it equals {shown(matched[copy].name)}: left out")
+        elif not alike:
+            theirs_alone[name] = tensor
+        elif _ties(aligned) is False:
+            problems.append(f"{shown(name)}: only in theta0, and theta1's config says that nothing is tied")
         else:
-            notes.append(f"{shown(name)}: only in theta0: left out")
+            problems.append(_torn(name, alike[0], matched[alike[0]].name))
 
+    problems += _stored_ties(initial, aligned, matched)
+    problems += [
+        f"{shown(name)}: only in theta{side}"
+        for side, alone, other in ((1, ours_alone, theirs_alone), (0, theirs_alone, ours_alone))
+        for name in _in_another_form(alone, other, matched.values())
+    ]
+    if ours_alone:
+        notes.append(f"only in theta1, which keeps them as they are: {_some(ours_alone)}")
+    if theirs_alone:
+        notes.append(f"only in theta0, left out: {_some(theirs_alone)}")
+
+    grown = {
+        (partner.shape[0], ours[name].shape[0])
+        for name, partner in partners.items()
+        if _is_embedding(name, partner) and partner.shape[1:] == ours[name].shape[1:]
+    }
     for name, partner in partners.items():
-        problem = _mismatch(partner, ours[name], new_rows)
+        problem = _mismatch(partner, ours[name], grown if new_rows == "copy" else set())
         if problem is not None:
             problems.append(f"{shown(name)}: {problem}")
         elif partner.shape != ours[name].shape:
             new = ours[name].shape[0] - partner.shape[0]
             notes.append(f"{shown(name)}: theta1's {new} new rows are kept as they are")
-    return Pairing(partners, copied, tuple(problems), tuple(notes))
+    return Pairing(partners, dict.fromkeys(ours_alone, "only in theta1"), tuple(problems), tuple(notes))
 
 
 def _kind(name: str) -> str:
-    """The name without its numbers. A tensor whose kind both sides have is one of a series: it must not be missing."""
+    """The name without its numbers."""
     return re.sub(r"\d+", "N", name)
 
 
-def _mismatch(initial: Source, aligned: Source, new_rows: NewRows) -> str | None:
+def _some(names: Collection[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(shown(name) for name in list(names)[:_NAMED]) + more
+
+
+def _mismatch(initial: Source, aligned: Source, grown: Collection[tuple[int, int]]) -> str | None:
+    """`grown`: the numbers of rows, theta0's and theta1's, that may differ."""
     if initial.shape != aligned.shape:
-        rows = bool(initial.shape) and bool(aligned.shape) and initial.shape[1:] == aligned.shape[1:]
-        grew = rows and initial.shape[0] < aligned.shape[0]
-        if not (grew and new_rows == "copy"):
+        rows = (*initial.shape[:1], *aligned.shape[:1])
+        if not (rows in grown and rows[0] < rows[1] and initial.shape[1:] == aligned.shape[1:] and aligned.is_float):
             return f"shape {list(initial.shape)} in theta0, {list(aligned.shape)} in theta1"
     if initial.dtype != aligned.dtype and not (initial.is_float and aligned.is_float):
         return f"{initial.dtype} in theta0, {aligned.dtype} in theta1"
     return None
 
 
-def _renamed(ours: list[str], theirs: list[str]) -> tuple[str, int, dict[str, str]] | None:
-    """A prefix that only one side's names have, such as "model.": (prefix, side, theta1's name -> theta0's)."""
-    votes: Counter[tuple[str, int]] = Counter()
+def _renamed(ours: Collection[str], theirs: Collection[str]) -> tuple[str, int, dict[str, str]] | None:
+    """A prefix that only one side's names have, such as "model.": (prefix, side, theta1's name -> theta0's).
+
+    None if there is none, and where two prefixes lead to the same name (an encoder's and a decoder's).
+    """
+    claims: dict[tuple[str, int], dict[str, str]] = {}
     for side, longer, shorter in ((1, ours, set(theirs)), (0, theirs, set(ours))):
         for name in longer:
-            at = name.find(".")
-            while at != -1:
-                if name[at + 1 :] in shorter:
-                    votes[name[: at + 1], side] += 1
-                at = name.find(".", at + 1)
-    if not votes:
+            for dot in re.finditer(r"\.", name):
+                if name[dot.end() :] in shorter:
+                    claims.setdefault((name[: dot.end()], side), {})[name] = name[dot.end() :]
+    if not claims:
         return None
-    (prefix, side), _ = votes.most_common(1)[0]
-    longer, shorter = (ours, set(theirs)) if side == 1 else (theirs, set(ours))
-    found = {name: name[len(prefix) :] for name in longer if name.startswith(prefix) and name[len(prefix) :] in shorter}
-    return prefix, side, found if side == 1 else {short: long for long, short in found.items()}
+    best = max(claims, key=lambda claim: len(claims[claim]))
+    prefix, side = best
+    rivals = [found for claim, found in claims.items() if claim != best and claim[1] == side]
+    if any(set(claims[best].values()) & set(rival.values()) for rival in rivals):
+        return None
+    return prefix, side, claims[best] if side == 1 else {short: long for long, short in claims[best].items()}
 
 
-def _tied_to(tensor: Source, others: Iterable[Source], lacking: Checkpoint) -> Source | str | None:
-    """What `lacking`, which does without `tensor`, ties to it.
+def _in_another_form(
+    alone: Mapping[str, Source], other: Mapping[str, Source], matched: Collection[Source]
+) -> Collection[str]:
+    """Which of the tensors that only one side has may be weights of the other one, renamed, split or fused.
 
-    A matrix of the shape of an embedding is tied to it, if the config does not deny that: no other two modules are of
-    that shape. Returns the embedding, or why it cannot be told, or None for a tensor that looks like none of this.
+    Heads and buffers may be one side's alone. But where each side has matrices that the other lacks, or tensors of one
+    shape under different names, or where less is matched than is not, the two are written differently.
     """
-    alike = {other.name: other for other in others if other.shape == tensor.shape and _is_embedding(other.name)}
-    if len(tensor.shape) != 2 or not alike:
-        return None
-    if lacking.config.get("tie_word_embeddings") is False:
-        return "and the other's config says that nothing is tied"
-    if len(alike) > 1:
-        return f"and may be tied to any of {', '.join(map(shown, alike))}"
-    return next(iter(alike.values()))
+    weights = {name: tensor for name, tensor in alone.items() if tensor.is_float}
+    rivals = [tensor for tensor in other.values() if tensor.is_float]
+    if sum(math.prod(it.shape) for it in weights.values()) > sum(math.prod(it.shape) for it in matched if it.is_float):
+        return weights
+    shapes = {tensor.shape for tensor in rivals if math.prod(tensor.shape) > 1}
+    matrices = any(_is_matrix(tensor) for tensor in rivals)
+    return [name for name, it in weights.items() if it.shape in shapes or (matrices and _is_matrix(it))]
 
 
-def _is_embedding(name: str) -> bool:
-    return re.search(r"emb|wte|shared|lm_head", name) is not None
+def _is_matrix(tensor: Source) -> bool:
+    return len(tensor.shape) > 1 and tensor.shape[0] > 1  # a head for one number and a mask begin with an extent of 1
 
 
-def _same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.nbytes != other.nbytes:
-        return False
-    first, second = memoryview(bytearray(1 << 20)), memoryview(bytearray(1 << 20))
-    with Reader(checkpoint) as reader:
-        for at in range(0, one.nbytes, len(first)):
-            count = min(len(first), one.nbytes - at)
-            reader.read(one, at, first[:count])
-            reader.read(other, at, second[:count])
-            if first[:count] != second[:count]:
-                return False
-    return True
+def _is_embedding(name: str, tensor: Source) -> bool:
+    """Whether another tensor of this shape may be tied to it: no other two modules have it."""
+    return len(tensor.shape) == 2 and re.search(r"emb|wte|shared|lm_head", name) is not None
+
+
+def _ties(checkpoint: Checkpoint) -> bool | None:
+    """What config.json says of tied embeddings, if anything."""
+    for part in (checkpoint.config, checkpoint.config.get("text_config")):
+        said = part.get("tie_word_embeddings") if isinstance(part, Mapping) else None
+        if isinstance(said, bool):
+            return said
+    return None
+
+
+def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str, Source]) -> list[str]:
+    """Heads that theta1's file holds as a copy of the embedding, to which they are tied, and theta0's does not.
+
+    Their extrapolations would differ, which a tied model cannot hold.
+    """
+    if not _ties(aligned):
+        return []
+    ours = aligned.tensors
+    embeddings = [name for name in matched if _is_embedding(name, ours[name])]
+    return [
+        _torn(matched[head].name, name, matched[name].name)
+        for head in embeddings
+        if re.search(r"lm_head|embed_out", head)
+        for name in embeddings
+        if name != head
+        and same_bytes(aligned, ours[head], ours[name])
+        and not same_bytes(initial, matched[head], matched[name])
+    ]
+
+
+def _torn(theirs: str, ours: str, partner: str) -> str:
+    return f"{shown(theirs)}: theta1 ties it to {shown(ours)}, but theta0's is not equal to {shown(partner)}"

@@ -170,10 +170,11 @@ class _Worker:
             if each.same_as is not None:
                 self._reader.read(each.same_as, at, other.bytes[: len(view)])
                 if view != other.bytes[: len(view)]:
+                    name = shown(each.source.name)
+                    number = "take checkpoints in bfloat16, float16 or float32, or " if each.source.is_number else ""
                     raise CheckpointError(
-                        f"{shown(each.source.name)}: {each.source.dtype} cannot be calculated with, and "
-                        f"{shown(each.same_as.file)} and {shown(each.source.file)} differ in it; take checkpoints in "
-                        "bfloat16, float16 or float32"
+                        f"{name}: {each.source.dtype} cannot be calculated with, and {shown(each.same_as.file)} and "
+                        f"{shown(each.source.file)} differ in it; {number}keep theta1's with --exclude '{name}'"
                     )
             digest.update(view)
             write_exactly(self._fd, view, each.target.start + at)
