@@ -15,6 +15,12 @@ from llm_expo.testing import tiny_pair
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever looks like a model of the hub is not asked for; tests/checkpoints/test_hub.py has a hub of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     """A tiny float32 pair: the folders of theta0 and theta1."""
