@@ -32,6 +32,7 @@ _PACKED = (
     ("W_q", "scale", "HQQ"),
     ("_data", "_scale", "quanto"),
     ("qdata", "scale", "torchao"),
+    ("codes", "codebooks", "AQLM"),
 )
 
 
@@ -70,9 +71,9 @@ def read_config(folder: Path) -> dict[str, object]:
     return parse_settings(read_bytes(folder / CONFIG_NAME), f"{shown(folder / CONFIG_NAME)}: the file")
 
 
-def refuse_quantised(folder: Path, config: Mapping[str, object]) -> None:
+def refuse_quantised(folder: Path, config: dict[str, object]) -> None:
     """Raise CheckpointError if the folder's config.json says that the weights are quantised."""
-    for part in _parts(config):
+    for part in parts(config):
         for key in ("quantization_config", "compression_config"):
             settings = part.get(key)
             if settings:
@@ -94,7 +95,7 @@ def refuse_packed(folder: Path, tensors: Mapping[str, Source]) -> None:
                 raise _quantised(folder, f"{method}: {shown(name)} is {tensor.dtype}, beside it lies {shown(key)}")
 
 
-def _parts(config: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+def parts(config: dict[str, object]) -> Iterator[dict[str, object]]:
     """A config and those inside it: multimodal models keep one per part."""
     waiting = [config]
     while waiting:

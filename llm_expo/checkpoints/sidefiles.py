@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from llm_expo.checkpoints.files import open_regular, parse_settings, read_bytes, read_exactly, reason, shown
+from llm_expo.checkpoints.layout import parts
 from llm_expo.errors import CheckpointError
 
 PROVENANCE_NAME = "llm_expo.json"
@@ -80,8 +81,8 @@ def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
     """
     if path.name == "config.json" and dtype != "keep":
         config = parse_settings(read_bytes(path), f"{shown(path)}: the file")
-        # Multimodal models keep one config per part, each with its own dtype. transformers renamed the key in 4.56.
-        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        # transformers renamed the key in 4.56.
+        for part in parts(config):
             for key in {"dtype", "torch_dtype"} & part.keys():
                 part[key] = dtype
         if not {"dtype", "torch_dtype"} & config.keys():

@@ -184,8 +184,8 @@ class Direction:
         changed = [
             (partner.shape[0], ours[name].shape[0])
             for name, partner in found.partners.items()
-            if partner.shape and ours[name].shape  # a scalar has no rows
-            if partner.shape[:1] != ours[name].shape[:1] and partner.shape[1:] == ours[name].shape[1:]
+            if len(partner.shape) == len(ours[name].shape) and partner.shape[1:] == ours[name].shape[1:]
+            if partner.shape != ours[name].shape
         ]
         if any(before < after for before, after in changed) and new_rows == "refuse":
             return "Where theta1's vocabulary grew, --new-rows copy keeps its new rows and extrapolates the others"

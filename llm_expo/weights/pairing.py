@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint
@@ -86,11 +87,12 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
             problems.append(_torn(name, alike[0], matched[alike[0]].name))
 
     problems += _stored_ties(initial, aligned, matched)
-    problems += [
-        f"{shown(name)}: only in theta{side}"
+    rivals = [
+        [f"{shown(name)}: only in theta{side}" for name in _in_another_form(alone, other, matched.values())]
         for side, alone, other in ((1, ours_alone, theirs_alone), (0, theirs_alone, ours_alone))
-        for name in _in_another_form(alone, other, matched.values())
     ]
+    # In turn, so that a message which ends early names some of both.
+    problems += [problem for both in zip_longest(*rivals) for problem in both if problem is not None]
     if ours_alone:
         notes.append(f"only in theta1, which keeps them as they are: {_some(ours_alone)}")
     if theirs_alone:
