@@ -9,7 +9,15 @@ setup(
             ["llm_expo/weights/_kernel.c"],
             depends=["llm_expo/weights/_kernel_block.h"],
             # Contracting a * b + c into one rounding is the compiler's choice otherwise; where we want it, we say so.
-            extra_compile_args=["-std=c11", "-O3", "-funroll-loops", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_compile_args=[
+                "-std=c11",
+                "-O3",
+                "-funroll-loops",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-Wall",
+                "-Wextra",
+            ],
             py_limited_api=True,
         )
     ],

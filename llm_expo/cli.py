@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -47,22 +48,35 @@ def _failed(message: str) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> None:
+    # Matrix products of our own threads' work: threads of BLAS's own would only be in their way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llm_expo import terminal
-    from llm_expo.weights import Direction, Rounding, plan, write
+    from llm_expo.weights import Rounding, Sides, plan, plan_adapter, write
 
-    direction = Direction.open(
-        arguments.theta0, arguments.theta1, allow_bin=arguments.allow_bin, as_given=arguments.as_given
+    sides = Sides.open(
+        arguments.theta0,
+        arguments.theta1,
+        base=arguments.base,
+        allow_bin=arguments.allow_bin,
+        as_given=arguments.as_given,
     )
-    extrapolation = plan(
-        direction,
-        arguments.alpha,
-        dtype=arguments.dtype,
-        rounding=Rounding(arguments.rounding, arguments.seed),
-        include=arguments.include,
-        exclude=arguments.exclude,
-        alpha_for=arguments.alpha_for,
-        new_rows=arguments.new_rows,
-    )
+    if sides.adapter_on_top and not arguments.merge:
+        given = [name for name, default in _WHOLE_MODELS_ONLY.items() if getattr(arguments, name) != default]
+        if given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise ExpoError(f"{flag} is for whole models, and theta1 is an adapter: add --merge to write a whole model")
+        extrapolation = plan_adapter(sides.initial, sides.adapter_on_top, arguments.alpha, sides.base)
+    else:
+        extrapolation = plan(
+            sides.merged(),
+            arguments.alpha,
+            dtype=arguments.dtype,
+            rounding=Rounding(arguments.rounding, arguments.seed),
+            include=arguments.include,
+            exclude=arguments.exclude,
+            alpha_for=arguments.alpha_for,
+            new_rows=arguments.new_rows,
+        )
     if arguments.dry_run:
         if arguments.json:
             _print_json(terminal.plan_record(extrapolation))
@@ -81,18 +95,40 @@ def _apply(arguments: argparse.Namespace) -> None:
         _print_json(asdict(written))
     else:
         terminal.show_written(written)
+        if "output" in extrapolation.selection:
+            print(f"an adapter: {extrapolation.selection['output']}")
+
+
+# The options of `apply` that choose what becomes of single tensors, and what they are where they were not given.
+_WHOLE_MODELS_ONLY: dict[str, object] = {
+    **{"dtype": "keep", "rounding": "nearest", "new_rows": "refuse"},
+    **{"include": [], "exclude": [], "alpha_for": []},
+}
 
 
 def _compare(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
-    from llm_expo.weights import Direction, compare
+    from llm_expo.weights import Direction, chart, compare, compare_three, judge, judge_three
+    from llm_expo.weights.comparison import as_json
 
-    comparison = compare(Direction.open(arguments.theta0, arguments.theta1))
-    if arguments.json:
-        derived = {name: getattr(comparison, name) for name in ("norm_per_root_element", "norm_relative")}
-        _print_json({**asdict(comparison), **derived})
+    if arguments.plot is not None:
+        chart.check_target(arguments.plot)
+    pair = Direction.open(arguments.theta0, arguments.theta1)
+    if arguments.aligned is None:
+        comparison = compare(pair)
+        judgement, rows, record = judge(comparison), {"theta0 → theta1": comparison}, as_json(comparison)
     else:
-        terminal.show_comparison(comparison)
+        aligned = Direction.open(arguments.theta1, arguments.aligned).aligned
+        lineage = compare_three(pair.initial, pair.aligned, aligned)
+        judgement, rows, record = judge_three(lineage), lineage.rows(), as_json(lineage)
+    if arguments.plot is not None:
+        chart.write(rows, arguments.plot)
+    if arguments.json:
+        _print_json({**record, "judgement": {**asdict(judgement), "sentence": str(judgement)}})
+    elif arguments.aligned is None:
+        terminal.show_comparison(comparison, judgement)
+    else:
+        terminal.show_lineage(lineage, judgement)
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -181,6 +217,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.run is _apply and arguments.out is None and not arguments.dry_run:
         parser.error("apply: --out is required, unless with --dry-run")
+    if arguments.run is _compare and arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
+        parser.error("compare: --plot draws SVG; give a name that ends in .svg")
     if arguments.run is _search:
         if arguments.alphas and arguments.strategy == "paper":
             parser.error("search: --alphas goes with --strategy grid")
@@ -203,13 +241,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_pair(apply)
     apply.add_argument("--alpha", type=float, required=True, help="0 is theta1, -1 is theta0, above 0 extrapolates")
     apply.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    apply.add_argument(
+        "--merge", action="store_true", help="where theta1 is a LoRA adapter: write a whole model, not an adapter"
+    )
+    apply.add_argument(
+        "--base", metavar="BASE", help="the model under both adapters; default: theta0, or what the adapter names"
+    )
     apply.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     apply.add_argument("--json", action="store_true", help="print what was written, or the plan, as JSON")
     _add_apply_options(apply)
     apply.set_defaults(run=_apply)
 
-    compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, and what else differs")
+    compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, or three, and what they look like")
     _add_pair(compare)
+    compare.add_argument(
+        "aligned",
+        nargs="?",
+        metavar="ALIGNED",
+        help="with three, they are the pre-trained, the SFT and the aligned checkpoint, as in the paper's Table 1",
+    )
+    compare.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the change by layer and kind of module")
     compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
     compare.set_defaults(run=_compare)
 

@@ -4,10 +4,11 @@ Models' and users' text is shown as it is but for control characters, so that a 
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
@@ -17,7 +18,8 @@ from llm_expo.report import words
 from llm_expo.search import Outcome
 from llm_expo.search.outcome import Row
 from llm_expo.search.run import Done, Tried
-from llm_expo.weights import Comparison, Extrapolation, Written
+from llm_expo.weights import Comparison, Extrapolation, Judgement, Lineage, Written
+from llm_expo.weights.distance import Distance
 
 
 def note(text: str) -> None:
@@ -119,22 +121,57 @@ def show_written(written: Written) -> None:
     show_warnings(written.warnings)
 
 
-def show_comparison(comparison: Comparison) -> None:
-    print(f"{comparison.tensors} tensors with {comparison.elements:,} weights compared")
-    print(f"norm of theta1 - theta0          {comparison.norm:.6g}")
-    if comparison.norm_per_root_element is not None:
-        print(f"  per square root of the count   {comparison.norm_per_root_element:.6g}")
-    if comparison.norm_relative is not None:
-        print(f"  relative to theta0's norm      {comparison.norm_relative:.6g}")
-    if comparison.share_differing is not None:
-        print(f"weights that differ              {comparison.share_differing:.2%}")
-    if comparison.movers:
+def show_comparison(comparison: Comparison, judgement: Judgement) -> None:
+    """The paper's figures in total, by kind and by layer, what moved farthest, what else differs, the judgement."""
+    console = _console()
+    print(f"{len(comparison.distances)} tensors with {comparison.total.elements:,} weights compared")
+    console.print(_distances("kind", [("total", comparison.total), *comparison.by_kind().items()]))
+    layers = comparison.by_layer()
+    if layers:
+        one_stack = len({layer.stack for layer in layers}) == 1
+        named = (
+            (str(layer.number) if one_stack else f"{layer.stack}.{layer.number}", layers[layer]) for layer in layers
+        )
+        console.print(_distances("layer", named))
+    movers = comparison.movers()
+    if movers:
         print("farthest, relative to theta0's tensor:")
-    for mover in comparison.movers:
+    for mover in movers:
         relative = "theirs was zero" if mover.relative is None else f"{mover.relative:.3g}"
         print(_printable(f"  {relative:>10}  {mover.name}"))
-    for title, lines in (("mismatches", comparison.mismatches), ("other files", map(str, comparison.files))):
-        listed = list(lines)
+    _show_differences(comparison)
+    console.print(Text(_printable(str(judgement)), style="bold"), soft_wrap=True)
+
+
+def show_lineage(lineage: Lineage, judgement: Judgement) -> None:
+    """The paper's three rows, the angle between the two steps, what else differs, the judgement."""
+    console = _console()
+    console.print(_distances("", ((name, row.total) for name, row in lineage.rows().items())))
+    if lineage.turn is not None:
+        kinds = ", ".join(f"{kind} {turn:.3f}" for kind, turn in lineage.turn_by_kind().items() if turn is not None)
+        print(f"cosine of the two steps, PRETRAINED → SFT and SFT → ALIGNED: {lineage.turn:.3f} ({kinds})")
+    for name, row in lineage.rows().items():
+        print(name)
+        _show_differences(row)
+    console.print(Text(_printable(str(judgement)), style="bold"), soft_wrap=True)
+
+
+def _distances(what: str, rows: Iterable[tuple[str, Distance]]) -> Table:
+    table = Table(box=box.SIMPLE)
+    table.add_column(what)
+    for column in ("norm", "norm / √n", "norm / theta0's", "equal", "within 1 ulp", "beyond"):
+        table.add_column(column, justify="right")
+    for name, each in rows:
+        norms = (each.norm, each.norm_per_root_element, each.norm_relative)
+        shares = (each.share_equal, each.share_one_ulp, each.share_beyond)
+        cells = ["–" if norm is None else f"{norm:.4g}" for norm in norms]
+        table.add_row(Text(_printable(name)), *cells, *("–" if share is None else f"{share:.2%}" for share in shares))
+    return table
+
+
+def _show_differences(comparison: Comparison) -> None:
+    files = [str(each) for each in comparison.files]
+    for title, listed in (("mismatches", comparison.mismatches), ("other files", files), ("notes", comparison.notes)):
         print(f"{title}: {len(listed) or 'none'}")
         for line in listed:
             print(_printable(f"  {line}"))
@@ -142,7 +179,7 @@ def show_comparison(comparison: Comparison) -> None:
 
 def show_outcome(outcome: Outcome, page: str) -> None:
     """The tables, a few replies side by side, the decision, the cost."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = _console()
     console.print(_table(f"Search: {outcome.search[0].prompts} prompts", outcome.search))
     console.print(_table(f"Confirmation: {outcome.confirm[0].prompts} other prompts, fresh noise", outcome.confirm))
     console.print(Text(words.HOW_TO_READ, style="dim"))
@@ -156,6 +193,10 @@ def show_outcome(outcome: Outcome, page: str) -> None:
         console.print(Text(line, style="bold" if line.startswith(str(outcome.verdict)) else ""))
     console.print(Text("Spent: " + "; ".join(words.costs(outcome)) + "."))
     console.print(Text(f"The report is in {page}."), soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def _table(title: str, rows: tuple[Row, ...]) -> Table:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -76,20 +77,56 @@ def test_apply_dry_run_writes_nothing(place, capsys):
     assert sorted(place.iterdir()) == before
 
 
-def test_compare_prints_the_papers_figures(place, capsys):
-    assert main("compare theta0 theta1".split()) == 0
+def test_compare_tells_figures_by_kind_and_layer_and_judges(place, capsys):
+    assert main("compare theta0 theta1 --plot chart.svg".split()) == 0
     out = capsys.readouterr().out
-    for words in (
-        "norm of theta1 - theta0",
-        "per square root of the count",
-        "relative to theta0's norm",
-        "mismatches: none",
-    ):
-        assert words in out
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert "21 tensors with" in out and "norm / √n" in out and "mismatches: none" in out
+    rows = [line[0] for line in lines]
+    for name in ("total", "embeddings", "attention", "MLP", "norms", "head", "0", "1"):
+        assert name in rows
+    assert out.splitlines()[-1].startswith("Looks like pre-trained against SFT")
+    assert ElementTree.parse("chart.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert main("compare theta0 theta1 --json".split()) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["norm_per_root_element"] == pytest.approx(figures["norm"] / figures["elements"] ** 0.5)
     assert 0.05 < figures["norm_per_root_element"] < 0.2
+    assert figures["judgement"]["likeness"] == "pre-trained against SFT"
+    assert figures["judgement"]["sentence"] in out
+    assert main("compare theta0 theta0".split()) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("The two are identical: all ")
+
+
+def test_compare_of_three_prints_the_papers_rows(place, capsys):
+    assert main("apply theta0 theta1 --alpha 0.001 --out aligned".split()) == 0
+    capsys.readouterr()
+    assert main("compare theta0 theta1 aligned --plot chart.svg".split()) == 0
+    out = capsys.readouterr().out
+    assert [line.strip()[:20].strip() for line in out.splitlines() if "%" in line] == [
+        "PRETRAINED → SFT",
+        "SFT → ALIGNED",
+        "PRETRAINED → ALIGNED",
+    ]
+    assert "cosine of the two steps, PRETRAINED → SFT and SFT → ALIGNED: 1.000 (embeddings 1.000, " in out
+    assert "SFT it is 1000 times as far as from SFT to ALIGNED." in out.splitlines()[-1]
+    titles = [each.text for each in ElementTree.parse("chart.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {"PRETRAINED → SFT", "SFT → ALIGNED", "PRETRAINED → ALIGNED"} <= set(titles)
+    assert main("compare theta0 theta1 aligned --json".split()) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["turn"] == pytest.approx(1, abs=1e-3)
+    assert set(record["turn_by_kind"]) == {"embeddings", "attention", "MLP", "norms", "head"}
+    assert record["sft_to_aligned"]["norm"] == pytest.approx(record["pretrained_to_sft"]["norm"] / 1000, rel=1e-2)
+
+
+def test_compare_refuses_a_bad_plot_before_it_reads(place, capsys):
+    assert "is no folder" in refused(capsys, "compare theta0 theta1 --plot absent/chart.svg".split())
+    Path("folder.svg").mkdir()
+    assert "folder.svg: is a folder" in refused(capsys, "compare theta0 theta1 --plot folder.svg".split())
+    assert "absent: no such folder" in refused(capsys, "compare theta0 theta1 absent".split())
+    with pytest.raises(SystemExit) as exit_:
+        main("compare theta0 theta1 --plot chart.png".split())
+    assert exit_.value.code == 2
+    assert "give a name that ends in .svg" in capsys.readouterr().err
 
 
 def test_search_goes_all_the_way_and_resumes(place, capsys):

@@ -73,3 +73,10 @@ def test_the_package_itself_is_light():
         not loaded_by("import llm_expo, llm_expo.weights, llm_expo.generation, llm_expo.scoring, llm_expo.search")
         & HEAVY
     )
+
+
+def test_comparing_needs_no_torch(literal):
+    header = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    folders = [str(literal(header, bytes(8), name)) for name in ("a", "b", "c")]
+    command = f"from llm_expo.cli import main\nmain(['compare', *{folders!r}, '--plot', '{folders[0]}/../x.svg'])"
+    assert loaded_by(command) & HEAVY <= {"rich"}

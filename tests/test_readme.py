@@ -23,11 +23,13 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     words = ["the cat", "a dog", "red sun", "blue sea", "old tree", "new day", "bad dog", "good cat", "sun here"]
     Path("prompts.jsonl").write_text("\n".join(f'{{"prompt": "{word}"}}' for word in words))
     assert len(read_prompts("prompts.jsonl")) == 9
-    [code] = blocks("python")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 16
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    searching, extrapolating = blocks("python")
+    for code, most in ((searching, 16), (extrapolating, 10)):
+        assert len([line for line in code.splitlines() if line.strip()]) <= most
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.split()[0] in ("SHIP", "NO", "UNDERPOWERED")
     assert Path("study/study.sqlite").exists()
+    assert Path("theta/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("line", [x for block in blocks("sh") for x in block.splitlines() if x.startswith("llm-expo ")])

@@ -9,9 +9,11 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_json, read_bytes, reason, shown
-from llm_expo.checkpoints.header import Shard, Source, Tensor
+from llm_expo.checkpoints.header import Shard
 from llm_expo.checkpoints.hub import Located, resolve
 from llm_expo.checkpoints.layout import (
     BIN_INDEX_NAME,
@@ -28,6 +30,9 @@ from llm_expo.checkpoints.layout import (
 from llm_expo.checkpoints.pickles import open_pickle
 from llm_expo.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from llm_expo.checkpoints.adapter import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -39,9 +44,10 @@ class Checkpoint:
     # the content of model.safetensors.index.json, None for a single file and for pickles
     index: bytes | None = field(repr=False)
     config: Mapping[str, object] = field(repr=False)  # config.json; empty if there is none
+    adapter: "Adapter | None" = field(default=None, repr=False)  # what some of the tensors are calculated from
 
     @classmethod
-    def open(cls, spec: str | os.PathLike[str], *, allow_bin: bool = False) -> "Checkpoint":
+    def open(cls, spec: str | os.PathLike[str] | Located, *, allow_bin: bool = False) -> "Checkpoint":
         """Read the headers of a model: a folder, or ORG/NAME[@REVISION], which is fetched into the hub's cache.
 
         allow_bin: also take pytorch_model.bin, whole or in shards, where there are no safetensors; nothing in it is
@@ -49,7 +55,7 @@ class Checkpoint:
         Raises CheckpointError, one line that names file and tensor: no such folder, no safetensors in it, an adapter, a
         quantised model, a damaged file, an index that disagrees with its files.
         """
-        located = resolve(spec, allow_bin)
+        located = spec if isinstance(spec, Located) else resolve(spec, allow_bin)
         folder = located.folder
         names = _names_in(folder)
         _refuse_adapter(folder, names)
@@ -75,6 +81,25 @@ class Checkpoint:
         return self.located.folder
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Every file that its tensors are read from: its own, and the adapter's."""
+        return (*self.files, *(() if self.adapter is None else (self.adapter.file,)))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files lie: its own folder, and the adapter's."""
+        return tuple(dict.fromkeys((self.path, *(() if self.adapter is None else (self.adapter.path,)))))
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer and chat template lie: the adapter's folder, if that has some of its own."""
+        return next(
+            folder
+            for folder in (*self.folders[::-1], self.path)
+            if (folder / "tokenizer_config.json").exists() or folder == self.path
+        )
+
+    @property
     def nbytes(self) -> int:
         """Size of the weight files, headers included."""
         return sum(shard.size for shard in self.files)
@@ -97,8 +122,8 @@ def _refuse_adapter(folder: Path, names: frozenset[str]) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
         if name in names:
             raise CheckpointError(
-                f"{shown(folder)}: holds an adapter ({name}), not a whole model; "
-                "merge it into its base first (peft: merge_and_unload, then save_pretrained)"
+                f"{shown(folder)}: holds an adapter ({name}), where a whole model is wanted; merge the two with: "
+                "llm-expo apply BASE ADAPTER --alpha 0 --merge --out DIR"
             )
 
 
@@ -125,7 +150,7 @@ def _open_sharded(located: Located, names: frozenset[str], index_name: str, conf
         if file not in names:
             raise CheckpointError(f"{where}: {shown(name)} lies in {shown(file)}, which is missing")
     shards = tuple(_open_shard(folder / file) for file in sorted(set(weight_map.values())))
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Source] = {}
     for tensor in (tensor for shard in shards for tensor in shard.tensors):
         file = weight_map.get(tensor.name)
         if file is None:

@@ -16,7 +16,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     CheckpointError for a file that cannot be read.
     """
     digest = hashlib.sha256()
-    for shard in checkpoint.files:
+    for shard in checkpoint.shards:
         # A pickle's header is not there to be read: what it would say.
         described = [(tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors]
         digest.update(shard.header or repr(described).encode())

@@ -81,9 +81,6 @@ class Tensor:
         )
 
 
-Source = Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One safetensors file at the moment its header was read."""

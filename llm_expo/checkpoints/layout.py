@@ -6,8 +6,8 @@ The same rules serve a folder on disk and one that still lies on the hub. Of ten
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
-from llm_expo.checkpoints.header import Source
 from llm_expo.errors import CheckpointError
 
 CONFIG_NAME = "config.json"

@@ -39,7 +39,7 @@ _LEFT_OUT = (
     # what tells of theta1's training and results
     *("README*", "training_args.*", "trainer_*.json", "*_results.json", "events.out.*", "*.log"),
     # hidden files, and what is written anew
-    *(".*", PROVENANCE_NAME),
+    *(".*", PROVENANCE_NAME, "adapter_config.json"),
 )
 # Noise that differs between any two checkpoints.
 _NO_DIFFERENCE = {"_name_or_path", "transformers_version"}

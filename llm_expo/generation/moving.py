@@ -87,7 +87,7 @@ class OnDisk:
             return self._live
         self._live = None
         gc.collect()  # the old model has to be gone before the new one comes
-        if alpha == 0:
+        if alpha == 0 and self._direction.aligned.adapter is None:
             self._live = load(self._direction.aligned.path, self._device, self._trust_remote_code)
         else:
             # One name, so that a killed run's leftover is cleared by the next.
@@ -128,7 +128,9 @@ def load(
 
 
 def fits_in_memory(direction: Direction, device: torch.device) -> bool:
-    """Whether `InMemory` may be used: one float type a side, and host memory for all copies and a tenth to spare."""
+    """Whether `InMemory` may be used: whole models, one float type a side, memory for all copies and a tenth more."""
+    if any(side.adapter is not None for side in (direction.initial, direction.aligned)):
+        return False
     if any(_file_dtype(side) is None for side in (direction.initial, direction.aligned)):
         return False
     copies = [direction.initial, direction.aligned] + ([direction.aligned] if device.type == "cpu" else [])

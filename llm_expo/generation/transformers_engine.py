@@ -68,7 +68,7 @@ class TransformersEngine:
         self._low_memory = low_memory
         self._scratch = scratch
         self._trust_remote_code = trust_remote_code
-        self._tokenizer = _tokenizer(direction.aligned.path, trust_remote_code)
+        self._tokenizer = _tokenizer(direction.aligned.tokenizer_folder, trust_remote_code)
         self._config = _config(direction.aligned.path, trust_remote_code)
 
     @cached_property

@@ -128,8 +128,8 @@ def search(
         wanted = write_model == "always" or (write_model == "ship" and verdict is Verdict.SHIP)
         return Outcome(
             study=out,
-            theta0=direction.initial.path,
-            theta1=direction.aligned.path,
+            theta0=direction.initial.folders[-1],
+            theta1=direction.aligned.folders[-1],
             settings=settings,
             search=tuple(row(study, scorer.name, alpha, "search") for alpha in sorted(tried)),
             confirm=tuple(row(study, scorer.name, alpha, "confirm") for alpha in finalists),

@@ -1,16 +1,21 @@
 """theta: two checkpoints, the direction between them, and a new checkpoint along it. Knows nothing of text or rewards.
 
     Direction       the pair (initial = theta0, aligned = theta1)
+    Sides           the two as they lie on disk, which may be adapters
     plan            Direction, alpha -> Extrapolation: a step for every tensor
+    plan_adapter    the same for an adapter that stays one
     write, apply    Extrapolation -> a model folder; apply does all of it in one call
-    compare         Direction -> Comparison: how far the two lie apart
+    compare         Direction -> Comparison: how far the two lie apart; compare_three for pre-trained, SFT and aligned
+    judge           Comparison -> Judgement: what the pair looks like, in a sentence
 
 None of this needs torch. For tensors and models in memory, which do, there is llm_expo.weights.memory.
 """
 
-from llm_expo.weights.comparison import Comparison, Mover, compare
-from llm_expo.weights.direction import Direction
+from llm_expo.weights.adapters import plan_adapter
+from llm_expo.weights.comparison import Comparison, Lineage, Mover, compare, compare_three
+from llm_expo.weights.direction import Direction, Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, Step, plan
+from llm_expo.weights.judgement import Judgement, Likeness, judge, judge_three
 from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.writing import Written, apply, write
 
@@ -19,13 +24,21 @@ __all__ = [
     "Copy",
     "Direction",
     "Extrapolation",
+    "Judgement",
+    "Likeness",
+    "Lineage",
     "Move",
     "Mover",
     "Rounding",
+    "Sides",
     "Step",
     "Written",
     "apply",
     "compare",
+    "compare_three",
+    "judge",
+    "judge_three",
     "plan",
+    "plan_adapter",
     "write",
 ]

@@ -77,6 +77,9 @@ EVERY_TARGET static Step NAME(step)(const void *initial, int initial_dtype, cons
                                     void *out, int out_dtype, Py_ssize_t elements, REAL alpha, Rounding how)
 {
     REAL before[BLOCK], after[BLOCK], result[BLOCK], rounded[BLOCK];
+    /* A factor below 0 leaves a -0.0 that does not differ as it is: -a * 0 + -0.0 is -0.0, a * 0 + -0.0 is not. */
+    const REAL *start = alpha > 0 ? after : before, *end = alpha > 0 ? before : after;
+    REAL factor = alpha > 0 ? -alpha : alpha;
     uint64_t scratch[BLOCK];
     double direction[BLOCK], step[BLOCK];
     Step found = {0, 0, -1, 0, 0};
@@ -94,7 +97,7 @@ EVERY_TARGET static Step NAME(step)(const void *initial, int initial_dtype, cons
             memcpy(result, before, sizeof result);
         else
             for (int i = 0; i < BLOCK; i++)
-                result[i] = FMA(alpha, after[i] - before[i], after[i]);
+                result[i] = FMA(factor, end[i] - start[i], after[i]);
         if (stochastic)
             NAME(narrow_stochastic)(result, out, out_dtype, at, count, how);
         else

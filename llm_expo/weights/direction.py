@@ -4,14 +4,90 @@ import os
 from dataclasses import dataclass
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.adapted import adapted
+from llm_expo.checkpoints.adapter import Adapter, holds_adapter
 from llm_expo.checkpoints.cards import swapped
 from llm_expo.checkpoints.files import shown
-from llm_expo.errors import MismatchError
+from llm_expo.checkpoints.hub import resolve
+from llm_expo.errors import CheckpointError, MismatchError
 from llm_expo.weights.hints import hints
 from llm_expo.weights.pairing import NewRows, Pairing, pair
 
 # As many as still can be read in one line of an error.
 _NAMED = 12
+
+
+Side = Checkpoint | Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """theta0 and theta1 as they lie on disk: whole models, or adapters."""
+
+    initial: Side
+    aligned: Side
+    base: Checkpoint | None  # under the adapters, where it was named
+
+    @classmethod
+    def open(
+        cls,
+        initial: str | os.PathLike[str],
+        aligned: str | os.PathLike[str],
+        *,
+        base: str | os.PathLike[str] | None = None,
+        allow_bin: bool = False,
+        as_given: bool = False,
+    ) -> "Sides":
+        """Open theta0 and theta1: folders or hub ids, with or without @revision, of whole models or LoRA adapters.
+
+        base:      of adapters; by default theta0 if that is a whole model, else what the adapter itself names.
+        allow_bin: see Checkpoint.open.
+        as_given:  do not ask the two models' own records (cards.py) which of them was made from the other.
+
+        Raises CheckpointError for what cannot be read, MismatchError where theta0 says that it was made from theta1;
+        does not compare tensors.
+        """
+        sides = cls(
+            _open_side(initial, allow_bin),
+            _open_side(aligned, allow_bin),
+            None if base is None else Checkpoint.open(base, allow_bin=allow_bin),
+        )
+        evidence = None if as_given else swapped(sides.initial.located, sides.aligned.located)
+        if evidence is not None:
+            raise MismatchError(f"{evidence}; exchange them, or give --as-given if that record is wrong")
+        return sides
+
+    @property
+    def adapter_on_top(self) -> Adapter | None:
+        """theta1, if it is an adapter."""
+        return self.aligned if isinstance(self.aligned, Adapter) else None
+
+    def merged(self) -> "Direction":
+        """Both as whole models. Raises CheckpointError for a base that cannot be read, or does not fit its adapter."""
+        return Direction(self._whole(self.initial), self._whole(self.aligned))
+
+    def _whole(self, side: Side) -> Checkpoint:
+        if isinstance(side, Checkpoint):
+            return side
+        if self.base is not None:
+            return adapted(self.base, side)
+        if isinstance(self.initial, Checkpoint):
+            return adapted(self.initial, side)
+        if side.base is None:
+            raise CheckpointError(f"{shown(side.path)}: does not say on which base it lies; name that with --base")
+        try:
+            return adapted(Checkpoint.open(side.base), side)
+        except MismatchError:
+            raise
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{shown(side.path)} lies on {shown(side.base)}, which cannot be read ({error}); name it with --base"
+            ) from None
+
+
+def _open_side(spec: str | os.PathLike[str], allow_bin: bool) -> Side:
+    located = resolve(spec, allow_bin)
+    return Adapter.open(located) if holds_adapter(located.folder) else Checkpoint.open(located, allow_bin=allow_bin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +103,12 @@ class Direction:
         initial: str | os.PathLike[str],
         aligned: str | os.PathLike[str],
         *,
+        base: str | os.PathLike[str] | None = None,
         allow_bin: bool = False,
         as_given: bool = False,
     ) -> "Direction":
-        """Open theta0 and theta1: folders, or hub ids with or without @revision; see Checkpoint.open.
-
-        as_given: do not ask the two models' own records (cards.py) which of them was made from the other.
-
-        Raises CheckpointError for what cannot be read, MismatchError where theta0 says that it was made from theta1;
-        does not compare tensors.
-        """
-        direction = cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
-        evidence = None if as_given else swapped(direction.initial.located, direction.aligned.located)
-        if evidence is not None:
-            raise MismatchError(f"{evidence}; exchange them, or give --as-given if that record is wrong")
-        return direction
+        """Open theta0 and theta1; an adapter is seen merged into its base. Arguments and errors as in `Sides.open`."""
+        return Sides.open(initial, aligned, base=base, allow_bin=allow_bin, as_given=as_given).merged()
 
     def mismatches(self) -> list[str]:
         """What keeps the two from being extrapolated, a line for each tensor; empty when nothing does.
@@ -55,7 +122,7 @@ class Direction:
 
         Raises MismatchError, which names every mismatch up to a readable number and the way out, if there is one.
         """
-        if self.initial.path.samefile(self.aligned.path):
+        if [*map(os.path.realpath, self.initial.folders)] == [*map(os.path.realpath, self.aligned.folders)]:
             raise MismatchError(
                 f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} are the same folder: there "
                 "is no direction; theta0 is the checkpoint before preference training, theta1 the one after it"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint, Shard
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_json, shown
-from llm_expo.checkpoints.header import BITS, Source, Tensor, make_header
+from llm_expo.checkpoints.header import BITS, Tensor, make_header
 from llm_expo.errors import CheckpointError, ExpoError
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.kernel import Rounding
@@ -96,6 +97,15 @@ class Extrapolation:
     index: bytes | None = field(repr=False)  # the content of model.safetensors.index.json, None for a single file
     selection: Mapping[str, object]  # how include, exclude, alpha_for and new_rows were set, where they were
     notes: tuple[str, ...]  # what did not go by the tensors' own names
+    # Where an adapter is written: its settings, by file name, and the checkpoint under both adapters, if it is read.
+    made: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    base: Checkpoint | None = field(default=None, repr=False)
+
+    @property
+    def inputs(self) -> tuple[Checkpoint, ...]:
+        """All that the steps read from."""
+        sides = (self.direction.initial, self.direction.aligned)
+        return sides if self.base is None else (*sides, self.base)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -115,7 +125,7 @@ class Extrapolation:
     @property
     def nbytes(self) -> int:
         """Bytes to write: weights and index, without the small files that come along."""
-        return sum(file.size for file in self.files) + len(self.index or b"")
+        return sum(file.size for file in self.files) + sum(map(len, (self.index or b"", *self.made.values())))
 
 
 def plan(
@@ -146,8 +156,7 @@ def plan(
     move.
     """
     for value in (alpha, *(value for _, value in alpha_for)):
-        if not math.isfinite(value) or abs(value) > _LARGEST_ALPHA:
-            raise ExpoError(f"alpha must be a finite number in float32's range, not {value:g}")
+        finite(value)
     found = direction.paired(new_rows)
     aligned = direction.aligned
     if not any(tensor.is_float for tensor in aligned.tensors.values()):
@@ -177,6 +186,13 @@ def plan(
         {name: value for name, value in selection.items() if value},
         found.notes,
     )
+
+
+def finite(alpha: float) -> float:
+    """`alpha`, if one can calculate with it; else ExpoError."""
+    if not math.isfinite(alpha) or abs(alpha) > _LARGEST_ALPHA:
+        raise ExpoError(f"alpha must be a finite number in float32's range, not {alpha:g}")
+    return float(alpha)
 
 
 def _alphas(

@@ -45,6 +45,9 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
         difference
         for difference in differences(initial.path, aligned.path)
         if Path(difference.name).name.startswith(_TEXT_FILES)
+        # An adapter's folder need not hold what its base has.
+        and not (difference.what == "only in theta0" and aligned.adapter is not None)
+        and not (difference.what == "only in theta1" and initial.adapter is not None)
     ]
     found = [
         f"{each}: a tokenizer or template that differs hints at the wrong pair; theta1's is used" for each in files

@@ -10,7 +10,8 @@ from hashlib import blake2b
 from typing import Literal
 
 from llm_expo.weights import _kernel
-from llm_expo.weights.tally import Distance, Tally
+from llm_expo.weights.distance import Distance
+from llm_expo.weights.tally import Tally
 
 Chunk = memoryview | bytearray | bytes
 _NUMBERS = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}

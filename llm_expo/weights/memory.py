@@ -107,8 +107,9 @@ def _extrapolate_elsewhere(
     initial: torch.Tensor, aligned: torch.Tensor, alpha: float, out: torch.Tensor
 ) -> torch.Tensor:
     wide = torch.float64 if torch.float64 in (initial.dtype, aligned.dtype, out.dtype) else torch.float32
-    after = aligned.to(wide)
-    out.copy_(torch.add(after, after - initial.to(wide), alpha=alpha))
+    before, after = initial.to(wide), aligned.to(wide)
+    start, end = (after, before) if alpha > 0 else (before, after)  # as in _kernel_block.h, for the sake of -0.0
+    out.copy_(torch.add(after, end - start, alpha=-abs(alpha)))
     if not bool(out.isfinite().all()):
         raise ExpoError(f"NaN or infinity with alpha {alpha:g}, in theta0, in theta1 or in the result")
     return out

@@ -13,9 +13,10 @@ from itertools import zip_longest
 from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Source, Tensor
-from llm_expo.checkpoints.reader import Reader
+from llm_expo.checkpoints.header import Tensor
+from llm_expo.checkpoints.reader import same_bytes
 
 NewRows = Literal["refuse", "copy"]
 # As many as still can be read in one line.
@@ -141,7 +142,7 @@ def _copied(
     """
     if isinstance(tensor, Tensor) and (found := places.get(replace(tensor, name=""))) is not None:
         return found
-    return next((name for name in alike if _same_bytes(checkpoint, tensor, others[name])), None)
+    return next((name for name in alike if same_bytes(checkpoint, tensor, others[name])), None)
 
 
 def _some(names: Collection[str]) -> str:
@@ -249,28 +250,10 @@ def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str,
         if re.search(r"lm_head|embed_out", head)
         for name in embeddings
         if name != head
-        and _same_bytes(aligned, ours[head], ours[name])
-        and not _same_bytes(initial, matched[head], matched[name])
+        and same_bytes(aligned, ours[head], ours[name])
+        and not same_bytes(initial, matched[head], matched[name])
     ]
 
 
 def _torn(theirs: str, ours: str, partner: str) -> str:
     return f"{shown(theirs)}: theta1 ties it to {shown(ours)}, but theta0's is not equal to {shown(partner)}"
-
-
-def _same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
-        return False
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    if replace(one, name=other.name) == other:
-        return True
-    first, second = memoryview(bytearray(1 << 20)), memoryview(bytearray(1 << 20))
-    with Reader(checkpoint) as reader:
-        for at in range(0, one.nbytes, len(first)):
-            count = min(len(first), one.nbytes - at)
-            reader.read(one, at, first[:count])
-            reader.read(other, at, second[:count])
-            if first[:count] != second[:count]:
-                return False
-    return True

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 
 import xxhash
 
+from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Source, Tensor
+from llm_expo.checkpoints.header import Tensor
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
 from llm_expo.errors import CheckpointError, ExpoError
 from llm_expo.weights.extrapolation import Copy, Move, OutputFile, Step
 from llm_expo.weights.kernel import Rounding, step
 from llm_expo.weights.tally import Tally
 
-# Elements that one thread works on before it takes the next ones: enough that handing out costs nothing, and few enough
-# that the last ones are not waited for.
+# Elements (of copies, bytes) that one thread works on before it takes the next ones: enough that handing out costs
+# nothing, and few enough that the last ones are not waited for.
 SPAN = 1 << 22
+# How many batches before it is worked on a batch is asked of the disk.
+_AHEAD = 4
 _READ = 1 << 20  # bytes
 
 
@@ -50,7 +53,7 @@ class Streamed:
     """One file, written."""
 
     tally: Tally
-    digest: str  # of the header and of the spans' digests (xxh3, 128 bits, hexadecimal)
+    digest: str  # of the header and of the batches' digests (xxh3, 128 bits, hexadecimal)
 
 
 def stream_file(
@@ -70,15 +73,15 @@ def stream_file(
     """
     write_exactly(fd, memoryview(file.header), 0)
     progress(len(file.header))
-    spans = list(_spans(file))
-    work = _Worker(fd, reader, rounding, let_through, spans)
+    batches = list(_batches(file))
+    work = _Worker(fd, reader, rounding, let_through, batches)
     tally, digest = Tally(), xxhash.xxh3_128(file.header)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="llm-expo")
     try:
-        for span, (part, part_digest) in zip(spans, pool.map(work, range(len(spans))), strict=True):
+        for batch, (part, part_digest) in zip(batches, pool.map(work, range(len(batches))), strict=True):
             tally += part
             digest.update(part_digest)
-            progress(span.nbytes)
+            progress(sum(span.nbytes for span in batch))
     finally:
         pool.shutdown(cancel_futures=True)
     return Streamed(tally, digest.hexdigest())
@@ -87,10 +90,11 @@ def stream_file(
 def digest_file(file: OutputFile, fd: int) -> str:
     """The digest that `stream_file` gave, of the bytes that the file holds now. Raises OSError."""
     digest = xxhash.xxh3_128(os.pread(fd, len(file.header), 0))
-    for span in _spans(file):
+    for batch in _batches(file):
         part = xxhash.xxh3_128()
-        for at in range(0, span.nbytes, _READ):
-            part.update(os.pread(fd, min(_READ, span.nbytes - at), span.offset + at))
+        start, stop = batch[0].offset, batch[-1].offset + batch[-1].nbytes
+        for at in range(start, stop, _READ):
+            part.update(os.pread(fd, min(_READ, stop - at), at))
         digest.update(part.digest())
     return digest.hexdigest()
 
@@ -102,29 +106,48 @@ def write_exactly(fd: int, view: memoryview, offset: int) -> None:
         done += os.pwrite(fd, view[done:], offset + done)
 
 
-def _spans(file: OutputFile) -> Iterator[Span]:
+def _batches(file: OutputFile) -> Iterator[list[Span]]:
+    """The file's bytes behind the header, in pieces: a piece of a large step, or many small steps."""
+    batch: list[Span] = []
+    room = SPAN
     for each in file.steps:
         total = each.target.nbytes if isinstance(each, Copy) else each.target.elements
-        for at in range(0, total, SPAN):
-            yield Span(each, at, min(SPAN, total - at))
+        at = 0
+        while at < total:
+            count = min(room, total - at)
+            batch.append(Span(each, at, count))
+            at, room = at + count, room - count
+            if not room:
+                yield batch
+                batch, room = [], SPAN
+    if batch:
+        yield batch
 
 
 class _Worker:
-    """Carries out one span at a time, on whichever thread calls it."""
+    """Carries out one batch of spans at a time, on whichever thread calls it."""
 
-    def __init__(self, fd: int, reader: Reader, rounding: Rounding, let_through: bool, spans: list[Span]) -> None:
+    def __init__(
+        self, fd: int, reader: Reader, rounding: Rounding, let_through: bool, batches: list[list[Span]]
+    ) -> None:
         self._fd = fd
         self._reader = reader
         self._rounding = rounding
         self._let_through = let_through
-        self._spans = spans
+        self._batches = batches
         self._local = threading.local()
 
     def __call__(self, index: int) -> tuple[Tally, bytes]:
-        span = self._spans[index]
-        if index + 2 < len(self._spans):
-            self._prefetch(self._spans[index + 2])
-        return self._copy(span, span.step) if isinstance(span.step, Copy) else self._move(span, span.step)
+        if index + _AHEAD < len(self._batches):
+            for span in self._batches[index + _AHEAD]:
+                self._prefetch(span)
+        tally, digest = Tally(), xxhash.xxh3_128()
+        for span in self._batches[index]:
+            if isinstance(span.step, Copy):
+                self._copy(span, span.step, digest)
+            else:
+                tally += self._move(span, span.step, digest)
+        return tally, digest.digest()
 
     def _buffers(self) -> tuple[Buffer, Buffer, Buffer]:
         found: tuple[Buffer, Buffer, Buffer] | None = getattr(self._local, "buffers", None)
@@ -139,8 +162,7 @@ class _Worker:
                 scale = 1 if isinstance(span.step, Copy) else side.item_bytes
                 self._reader.prefetch(side, span.at * scale, span.count * scale)
 
-    def _copy(self, span: Span, each: Copy) -> tuple[Tally, bytes]:
-        digest = xxhash.xxh3_128()
+    def _copy(self, span: Span, each: Copy, digest: xxhash.xxh3_128) -> None:
         buffer, other, _ = self._buffers()
         for at in range(span.at, span.at + span.count, len(buffer.bytes)):
             view = buffer.bytes[: min(len(buffer.bytes), span.at + span.count - at)]
@@ -156,13 +178,12 @@ class _Worker:
                     )
             digest.update(view)
             write_exactly(self._fd, view, each.target.start + at)
-        return Tally(), digest.digest()
 
-    def _move(self, span: Span, each: Move) -> tuple[Tally, bytes]:
+    def _move(self, span: Span, each: Move, digest: xxhash.xxh3_128) -> Tally:
         target, size = each.target, each.target.item_bytes
         # A tensor in pieces (new rows) is rounded by its position in the piece; the pieces do not overlap.
         key = self._rounding.key(target.name)
-        tally, digest = Tally(), xxhash.xxh3_128()
+        tally = Tally()
         first, second, third = self._buffers()
         for at in range(span.at, span.at + span.count, CHUNK):
             count = min(CHUNK, span.at + span.count - at)
@@ -190,7 +211,7 @@ class _Worker:
             write_exactly(self._fd, out, target.start + at * size)
             if each.action == "move":
                 tally += part
-        return tally, digest.digest()
+        return tally
 
     def _not_finite(self, each: Move, at: int) -> ExpoError:
         """What is not finite at a flat index of a step: an input, or the result."""

@@ -1,4 +1,4 @@
-"""What lies between theta0 and theta1, and what a step along it did: counts and sums over chunks, added up over a run.
+"""What a step along the direction did: counts and sums over chunks, added up over a run.
 
 bfloat16 storage swallows small steps: where theta1 - theta0 is one unit in the last place, alpha = 0.4 changes nothing.
 So every run says what share of the differing weights moved at all, and at which alpha the result really stands. Knows
@@ -44,30 +44,3 @@ class Tally:
         Nine digits: the last ones of the sums depend on how the work was cut into pieces.
         """
         return float(f"{self.along / self.squared:.9g}") if self.squared else None
-
-
-@dataclass(frozen=True, slots=True)
-class Distance:
-    """Counts and sums over the weights that were compared; the distances of parts add up to that of the whole."""
-
-    elements: int = 0
-    equal: int = 0  # whose theta0 and theta1 are the same number
-    one_ulp: int = 0  # differing, but neighbours in the coarser one of the two types
-    squared: float = 0.0  # <theta1 - theta0, theta1 - theta0>
-    squared_initial: float = 0.0  # <theta0, theta0>
-    squared_aligned: float = 0.0  # <theta1, theta1>
-
-    def __add__(self, other: "Distance") -> "Distance":
-        return Distance(
-            self.elements + other.elements,
-            self.equal + other.equal,
-            self.one_ulp + other.one_ulp,
-            self.squared + other.squared,
-            self.squared_initial + other.squared_initial,
-            self.squared_aligned + other.squared_aligned,
-        )
-
-    @property
-    def differing(self) -> int:
-        """Weights whose theta0 and theta1 are not the same number."""
-        return self.elements - self.equal

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.hub import Located
 from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.reader import Reader
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
 from llm_expo.errors import ExpoError
-from llm_expo.weights.direction import Direction
-from llm_expo.weights.extrapolation import Extrapolation, OutputFile, plan
+from llm_expo.weights.adapters import plan_as_given
+from llm_expo.weights.direction import Sides
+from llm_expo.weights.extrapolation import Copy, Extrapolation, OutputFile, Step
 from llm_expo.weights.partial import Partial, created, partial_folder, refuse_output
 from llm_expo.weights.stream import Streamed, digest_file, stream_file, write_exactly
 from llm_expo.weights.tally import Tally
@@ -52,13 +54,17 @@ def apply(
     alpha: float,
     out: str | os.PathLike[str],
     progress: Progress | None = None,
+    *,
+    merge: bool = False,
 ) -> Written:
     """Write theta1 + alpha * (theta1 - theta0) to the new folder `out`: open, check, plan and write in one call.
 
     initial, aligned: theta0 and theta1, as folders or hub ids.
-    Raises what Direction.open, plan and write raise, all of them ExpoErrors.
+    merge: where theta1 is an adapter, write a whole model instead of an adapter.
+
+    Raises what Sides.open, plan and write raise, all of them ExpoErrors.
     """
-    return write(plan(Direction.open(initial, aligned), alpha), out, progress)
+    return write(plan_as_given(Sides.open(initial, aligned), alpha, merge), out, progress)
 
 
 def write(
@@ -85,21 +91,25 @@ def write(
     out = Path(out)
     report = progress if progress is not None else lambda _: None
     direction = extrapolation.direction
-    refuse_output(out, (direction.initial.path, direction.aligned.path))
-    beside = side_files(direction.aligned.path)
+    refuse_output(out, tuple(path for side in extrapolation.inputs for path in side.folders))
+    beside = _beside(direction.aligned)
     warnings = (*extrapolation.notes, *direction.warnings())
     threads = workers or min(_cores(), _MOST_WORKERS)
     with partial_folder(out, extrapolation.nbytes, _digest(extrapolation, let_through)) as partial:
         tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through)
-        if extrapolation.moved and not tally.differing:
+        if extrapolation.moved and not tally.differing and not extrapolation.made:
             raise ExpoError(
                 f"theta0 {direction.initial.path} and theta1 {direction.aligned.path} hold the same numbers in every "
                 "tensor that would be moved: there is no direction to go"
             )
-        for name in beside:
+        for name, raw in extrapolation.made.items():
+            with created(partial.folder / name) as fd:
+                write_exactly(fd, memoryview(raw), 0)
+            report(len(raw))
+        for name, path in beside.items():
             (partial.folder / name).parent.mkdir(exist_ok=True)
             with created(partial.folder / name) as fd, open(fd, "wb", closefd=False) as writing:
-                writing.writelines(side_file(direction.aligned.path / name, extrapolation.dtype))
+                writing.writelines(side_file(path, extrapolation.dtype))
         with created(partial.folder / PROVENANCE_NAME) as fd, open(fd, "w", encoding="utf-8", closefd=False) as text:
             json.dump(_provenance(extrapolation, tally, warnings), text, indent=2)
             text.write("\n")
@@ -118,6 +128,11 @@ def write(
     )
 
 
+def _beside(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files that belong to a checkpoint, by name; an adapter's take the place of its base's."""
+    return {name: folder / name for folder in checkpoint.folders for name in side_files(folder)}
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -126,9 +141,8 @@ def _write_weights(
     extrapolation: Extrapolation, partial: Partial, report: Progress, workers: int, let_through: bool
 ) -> tuple[Tally, int]:
     """The tally of all weights, and how many files had been finished before."""
-    direction = extrapolation.direction
     tally, resumed = Tally(), 0
-    with Reader(direction.initial, direction.aligned) as reader:
+    with Reader(*extrapolation.inputs) as reader:
         for file in extrapolation.files:
             done = _finished(file, partial)
             if done is not None:
@@ -175,14 +189,24 @@ def _finished(file: OutputFile, partial: Partial) -> Streamed | None:
 def _digest(extrapolation: Extrapolation, let_through: bool) -> str:
     """Of all that decides which bytes are written: two runs with the same digest write the same."""
     digest = hashlib.sha256(repr((_version(), extrapolation.rounding, let_through)).encode())
-    for side in (extrapolation.direction.initial, extrapolation.direction.aligned):
-        for shard in side.files:
-            digest.update(repr((os.path.realpath(shard.path), shard.size, shard.modified_ns)).encode())
+    for side in extrapolation.inputs:
+        if side.adapter is not None:
+            digest.update(repr(side.adapter.config).encode())
+        for shard in side.shards:
+            digest.update(repr((os.path.realpath(shard.path), shard.size, shard.modified_ns)).encode() + shard.header)
+    digest.update(repr(extrapolation.made).encode())
     for file in extrapolation.files:
         digest.update(repr((file.name, len(file.header))).encode() + file.header)
         for step in file.steps:
-            digest.update(repr(step).encode())
+            digest.update(_described(step))
     return digest.hexdigest()
+
+
+def _described(step: Step) -> bytes:
+    # Where the tensors lie is in their files' headers; which is whose partner, and how far it goes, is not.
+    if isinstance(step, Copy):
+        return f"{step.target.name}\0{step.source.file}\0{step.source.start}\n".encode()
+    return f"{step.target.name}\0{step.initial.name}\0{step.alpha!r}\n".encode()
 
 
 def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str, ...]) -> dict[str, object]:
@@ -209,11 +233,17 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
     }
 
 
+def _place(located: Located) -> dict[str, object]:
+    """Where a checkpoint lies: the path as given, since the hub cache's links mean something, and its commit."""
+    known = {key: value for key, value in asdict(located).items() if key != "folder" and value is not None}
+    return {"path": os.path.abspath(located.folder), **known}  # noqa: PTH100
+
+
 def _origin(checkpoint: Checkpoint) -> dict[str, object]:
     return {
-        "path": os.path.abspath(checkpoint.path),  # noqa: PTH100 (the path as given; the hub cache's links mean something)
-        **{key: value for key, value in asdict(checkpoint.located).items() if key != "folder" and value is not None},
-        "files": [{"name": shard.path.name, "bytes": shard.size} for shard in checkpoint.files],
+        **_place(checkpoint.located),
+        **({} if checkpoint.adapter is None else {"adapter": _place(checkpoint.adapter.located)}),
+        "files": [{"name": shard.path.name, "bytes": shard.size} for shard in checkpoint.shards],
     }
 
 

@@ -178,7 +178,6 @@ def test_no_such_folder(tmp_path: Path) -> None:
         Checkpoint.open(tmp_path / "gone")
 
 
-
 def test_a_file_in_place_of_a_folder(save, tmp_path: Path) -> None:
     folder = save(tmp_path / "m", {"a": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="is not a folder; give the folder that holds it"):
@@ -193,7 +192,7 @@ def test_a_file_in_place_of_a_folder(save, tmp_path: Path) -> None:
         (["model.gguf", "README.md"], "only model.gguf; GGUF is not read"),
         (["consolidated.safetensors"], "only consolidated.safetensors; load it and save it with save_pretrained"),
         (["adapter_model.safetensors", "adapter_config.json"], "holds an adapter (adapter_config.json)"),
-        (["adapter_config.json", "model.safetensors"], "merge it into its base first"),
+        (["adapter_config.json", "model.safetensors"], "merge the two with: llm-expo apply BASE ADAPTER"),
         (["a", "b", "c", "d", "e"], "only a, b, c and 2 more"),
     ],
 )
