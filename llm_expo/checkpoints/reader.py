@@ -7,10 +7,10 @@ import mmap
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import open_regular, read_exactly, shown
 from llm_expo.checkpoints.header import Shard, Source, Tensor
 from llm_expo.errors import CheckpointError
@@ -28,10 +28,10 @@ class Buffer:
 
 
 class Reader:
-    """Reads the tensors of some checkpoints. A context manager: leaving it closes the files."""
+    """Reads the tensors of some files. A context manager: leaving it closes the files."""
 
-    def __init__(self, *checkpoints: Checkpoint) -> None:
-        self._shards = {shard.path: shard for checkpoint in checkpoints for shard in checkpoint.files}
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        self._shards = {shard.path: shard for shard in shards}
         self._open: dict[Path, int] = {}
         self._lock = threading.Lock()
 

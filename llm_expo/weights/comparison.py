@@ -62,7 +62,7 @@ def compare(direction: Direction) -> Comparison:
     files = differences(direction.initial.path, direction.aligned.path)
     found: dict[str, Distance] = {}
     first, second = Buffer(), Buffer()
-    with Reader(direction.initial, direction.aligned) as reader:
+    with Reader(direction.files) as reader:
         for name, aligned in direction.aligned.tensors.items():
             initial = direction.initial.tensors.get(name)
             if initial is None or initial.shape != aligned.shape or not (initial.is_float and aligned.is_float):

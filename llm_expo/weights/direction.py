@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints import Checkpoint, Shard
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.sidefiles import differences
 from llm_expo.errors import MismatchError
@@ -40,6 +40,11 @@ class Direction:
         Raises CheckpointError for what cannot be read; does not compare the two.
         """
         return cls(Checkpoint.open(initial, allow_bin=allow_bin), Checkpoint.open(aligned, allow_bin=allow_bin))
+
+    @property
+    def files(self) -> tuple[Shard, ...]:
+        """The weight files of both."""
+        return (*self.initial.files, *self.aligned.files)
 
     def mismatches(self) -> list[str]:
         """What keeps the two from being extrapolated, a line for each tensor; empty when nothing does.

@@ -149,7 +149,7 @@ def _same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.nbytes != other.nbytes:
         return False
     first, second = memoryview(bytearray(1 << 20)), memoryview(bytearray(1 << 20))
-    with Reader(checkpoint) as reader:
+    with Reader(checkpoint.files) as reader:
         for at in range(0, one.nbytes, len(first)):
             count = min(len(first), one.nbytes - at)
             reader.read(one, at, first[:count])

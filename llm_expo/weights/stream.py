@@ -81,6 +81,7 @@ def stream_file(
             progress(span.nbytes)
     finally:
         pool.shutdown(cancel_futures=True)
+    reader.check_unchanged()
     return Streamed(tally, digest.hexdigest())
 
 
