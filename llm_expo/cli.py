@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,15 @@ def _apply(arguments: argparse.Namespace) -> None:
         else:
             terminal.show_plan(extrapolation)
         return
-    with terminal.bytes_written(extrapolation.nbytes) as progress:
+    # Ray tells of lost nodes on standard output, where nothing but the result belongs.
+    with redirect_stdout(sys.stderr), terminal.bytes_written(extrapolation.nbytes) as progress:
         written = write(
             extrapolation,
             arguments.out,
             progress,
             workers=arguments.workers,
             let_through=arguments.allow_not_finite,
+            on=arguments.on,
         )
     if arguments.json:
         _print_json(asdict(written))
@@ -328,6 +331,13 @@ def _add_apply_options(parser: argparse.ArgumentParser) -> None:
 
     machine = parser.add_argument_group("machine")
     machine.add_argument("--workers", type=_positive, metavar="N", help="threads; default: one a core, up to 4")
+    machine.add_argument(
+        "--on",
+        choices=("here", "ray"),
+        default="here",
+        help="ray: a task for each file, with --workers threads, on the Ray cluster of RAY_ADDRESS or of this machine, "
+        "whose nodes all see the files (docs/scale.md); default: %(default)s",
+    )
     machine.add_argument(
         "--allow-bin", action="store_true", help="read .bin pickles too, without executing anything in them"
     )

@@ -7,6 +7,7 @@ import mmap
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -29,10 +30,10 @@ class Buffer:
 
 
 class Reader:
-    """Reads the tensors of some checkpoints. A context manager: leaving it closes the files."""
+    """Reads the tensors of some files. A context manager: leaving it closes the files."""
 
-    def __init__(self, *checkpoints: Checkpoint) -> None:
-        self._shards = {shard.path: shard for checkpoint in checkpoints for shard in checkpoint.shards}
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        self._shards = {shard.path: shard for shard in shards}
         self._calculator = Calculator(self.read)
         self._open: dict[Path, int] = {}
         self._lock = threading.Lock()
@@ -96,7 +97,7 @@ def same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
     if (one.file, one.start) == (other.file, other.start):  # a pickle's tied tensors share their bytes
         return True
     first, second = Buffer(), Buffer()
-    with Reader(checkpoint) as reader:
+    with Reader(checkpoint.shards) as reader:
         for at in range(0, one.nbytes, len(first.bytes)):
             count = min(len(first.bytes), one.nbytes - at)
             reader.read(one, at, first.bytes[:count])

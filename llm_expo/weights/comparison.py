@@ -134,7 +134,7 @@ def _measure(sides: Mapping[str, Checkpoint]) -> dict[_Pair, Comparison]:
     pairings = {(a, b): pair(sides[a], sides[b]) for a, b in combinations(sides, 2)}
     found: dict[_Pair, dict[str, Distance]] = {each: {} for each in pairings}
     buffers = {side: Buffer() for side in sides}
-    with Reader(*sides.values()) as reader:
+    with Reader(shard for side in sides.values() for shard in side.shards) as reader:
         for sources, pairs in _groups(sides, pairings):
             moved = dict.fromkeys(pairs, Distance())
             elements = next(iter(sources.values())).elements

@@ -108,6 +108,11 @@ class Extrapolation:
         return sides if self.base is None else (*sides, self.base)
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The files of all inputs."""
+        return tuple(shard for side in self.inputs for shard in side.shards)
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """The steps of all files, in the order in which they are written. A tensor with new rows has two."""
         return tuple(step for file in self.files for step in file.steps)

@@ -3,8 +3,8 @@
 The work is done in OUT.partial, beside OUT: `OUT.partial/model` is filled and then renamed to OUT in one step;
 `OUT.partial/lock` is locked by the run that is at work, so that a second one is refused and a killed one's leftover is
 recognised; `OUT.partial/journal` says which plan is carried out and which files of it are finished, so that the next
-run of the same plan goes on from there, and a run of any other begins anew. Knows nothing of models. Every OSError
-becomes an OutputError.
+run of the same plan goes on from there, and a run of any other begins anew; `OUT.partial/attempts` holds files that
+others make for the run, until it takes them. Knows nothing of models. Every OSError becomes an OutputError.
 """
 
 import errno
@@ -38,7 +38,7 @@ def refuse_output(out: Path, inputs: tuple[Path, ...]) -> None:
 
 Record = dict[str, Any]
 
-_OURS = {"lock", "model", "journal"}
+_OURS = {"lock", "model", "journal", "attempts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Partial:
     """The folder to fill, and what a killed run of the same plan had finished in it."""
 
     folder: Path
+    attempts: Path  # beside it, for files that several may be making at once, each under a name of its own
     finished: Mapping[str, Record]  # by file name: what was recorded of it
     _journal: Path
 
@@ -152,13 +153,15 @@ def _locked(work: Path, out: Path) -> Iterator[None]:
 def _begin(work: Path, out: Path, nbytes: int, plan: str) -> Partial:
     if os.path.lexists(out):
         raise OutputError(f"{shown(out)}: already exists; name a new folder, or remove it first")
-    model, journal = work / "model", work / "journal"
+    model, journal, attempts = work / "model", work / "journal", work / "attempts"
     finished = _read_journal(journal, plan) if plan and model.is_dir() and not model.is_symlink() else None
     if finished is None:
         _clear(work)
         model.mkdir()
         _append(journal, {"plan": plan})
         finished = {}
+    shutil.rmtree(attempts, ignore_errors=True)
+    attempts.mkdir()
     for leftover in model.iterdir():  # what was not finished is of no use
         if leftover.name not in finished:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -168,11 +171,12 @@ def _begin(work: Path, out: Path, nbytes: int, plan: str) -> Partial:
         raise OutputError(
             f"{shown(out)}: not enough space, {_size(nbytes - there)} are needed and {_size(disk.free)} are free"
         )
-    return Partial(model, finished, journal)
+    return Partial(model, attempts, finished, journal)
 
 
 def _clear(work: Path) -> None:
-    shutil.rmtree(work / "model", ignore_errors=True)
+    for folder in ("model", "attempts"):
+        shutil.rmtree(work / folder, ignore_errors=True)
     with suppress(OSError):
         (work / "journal").unlink()
 

@@ -84,6 +84,7 @@ def stream_file(
             progress(sum(span.nbytes for span in batch))
     finally:
         pool.shutdown(cancel_futures=True)
+    reader.check_unchanged()
     return Streamed(tally, digest.hexdigest())
 
 

@@ -5,9 +5,11 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.hub import Located
@@ -74,6 +76,7 @@ def write(
     *,
     workers: int | None = None,
     let_through: bool = False,
+    on: Literal["here", "ray"] = "here",
 ) -> Written:
     """Write the model that `extrapolation` plans to the folder `out`, which must not exist.
 
@@ -81,6 +84,8 @@ def write(
                  `extrapolation.nbytes`.
     workers:     threads; default: a thread a core, up to four. The result does not depend on it.
     let_through: keep theta1's value where an input holds NaN or infinity, instead of raising.
+    on:          who writes the weights: this process, or the nodes of a Ray cluster (on_ray.py), a file at a time with
+                 `workers` threads each. The result does not depend on it.
 
     Memory does not grow with the model. `out` appears whole or not at all; a run that was killed is gone on with, file
     by file, by the next one of the same plan. Raises OutputError (exists, inside an input, in use by another run, no
@@ -94,9 +99,14 @@ def write(
     refuse_output(out, tuple(path for side in extrapolation.inputs for path in side.folders))
     beside = _beside(direction.aligned)
     warnings = (*extrapolation.notes, *direction.warnings())
-    threads = workers or min(_cores(), _MOST_WORKERS)
-    with partial_folder(out, extrapolation.nbytes, _digest(extrapolation, let_through)) as partial:
-        tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through)
+    machine: AbstractContextManager[int] = nullcontext(workers or min(_cores(), _MOST_WORKERS))
+    if on == "ray":
+        from llm_expo.weights.on_ray import cluster
+
+        machine = cluster(workers, _MOST_WORKERS)
+    work = _digest(extrapolation, let_through)
+    with machine as threads, partial_folder(out, extrapolation.nbytes, work) as partial:
+        tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through, on)
         if extrapolation.moved and not tally.differing and not extrapolation.made:
             raise ExpoError(
                 f"theta0 {direction.initial.path} and theta1 {direction.aligned.path} hold the same numbers in every "
@@ -138,35 +148,63 @@ def _cores() -> int:
 
 
 def _write_weights(
-    extrapolation: Extrapolation, partial: Partial, report: Progress, workers: int, let_through: bool
+    extrapolation: Extrapolation,
+    partial: Partial,
+    report: Progress,
+    workers: int,
+    let_through: bool,
+    on: Literal["here", "ray"],
 ) -> tuple[Tally, int]:
     """The tally of all weights, and how many files had been finished before."""
-    tally, resumed = Tally(), 0
-    with Reader(*extrapolation.inputs) as reader:
-        for file in extrapolation.files:
-            done = _finished(file, partial)
-            if done is not None:
-                report(file.size)
-                resumed += 1
-            else:
-                with created(partial.folder / file.name) as fd:
-                    done = stream_file(
-                        file,
-                        fd,
-                        reader,
-                        rounding=extrapolation.rounding,
-                        let_through=let_through,
-                        workers=workers,
-                        progress=report,
-                    )
-                    reader.check_unchanged()
-                partial.record(file.name, {"bytes": file.size, "digest": done.digest, "tally": asdict(done.tally)})
-            tally += done.tally
+    found: dict[str, Streamed] = {}
+    for file in extrapolation.files:
+        done = _finished(file, partial)
+        if done is not None:
+            found[file.name] = done
+            report(file.size)
+    resumed = len(found)
+
+    def finished(file: OutputFile, done: Streamed) -> None:
+        partial.record(file.name, {"bytes": file.size, "digest": done.digest, "tally": asdict(done.tally)})
+        found[file.name] = done
+
+    write_files = _write_here
+    if on == "ray":
+        from llm_expo.weights.on_ray import write_files
+    missing = [file for file in extrapolation.files if file.name not in found]
+    write_files(missing, finished, extrapolation, partial, workers=workers, let_through=let_through, progress=report)
     if extrapolation.index is not None:
         with created(partial.folder / INDEX_NAME) as fd:
             write_exactly(fd, memoryview(extrapolation.index), 0)
         report(len(extrapolation.index))
-    return tally, resumed
+    # In the plan's order, whichever file was finished first: the last digits of the sums depend on it.
+    return sum((found[file.name].tally for file in extrapolation.files), Tally()), resumed
+
+
+def _write_here(
+    files: Sequence[OutputFile],
+    finished: Callable[[OutputFile, Streamed], None],
+    extrapolation: Extrapolation,
+    partial: Partial,
+    *,
+    workers: int,
+    let_through: bool,
+    progress: Progress,
+) -> None:
+    """Write the files one after the other, and tell of each when it is whole and synced."""
+    with Reader(extrapolation.shards) as reader:
+        for file in files:
+            with created(partial.folder / file.name) as fd:
+                done = stream_file(
+                    file,
+                    fd,
+                    reader,
+                    rounding=extrapolation.rounding,
+                    let_through=let_through,
+                    workers=workers,
+                    progress=progress,
+                )
+            finished(file, done)
 
 
 def _finished(file: OutputFile, partial: Partial) -> Streamed | None:

@@ -79,6 +79,19 @@ def test_a_leftover_is_cleared(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+def test_attempts_are_no_part_of_the_output(tmp_path: Path) -> None:
+    late = tmp_path / "out.partial" / "attempts" / "of a lost node"
+    late.parent.mkdir(parents=True)
+    late.touch()
+    with partial_folder(tmp_path / "out", 0) as partial:
+        assert names(partial.attempts) == []
+        for name in ("a", "a, once more"):
+            (partial.attempts / name).touch()
+        (partial.attempts / "a").rename(partial.folder / "a")
+    assert files(tmp_path / "out") == {"a": b""}
+    assert names(tmp_path) == ["out"]
+
+
 def test_a_foreign_folder_is_not_cleared(tmp_path: Path) -> None:
     theirs = tmp_path / "out.partial" / "thesis.tex"
     theirs.parent.mkdir()
