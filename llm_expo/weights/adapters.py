@@ -12,7 +12,6 @@ ordinary way.
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, ADAPTER_NAME
 from llm_expo.errors import ExpoError, MismatchError
 from llm_expo.weights.direction import Direction, Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputFile, Step, finite, plan
+from llm_expo.weights.hints import same_place
 from llm_expo.weights.kernel import Rounding
 
 
@@ -59,29 +59,12 @@ def plan_as_given(sides: Sides, alpha: float, merge: bool = False) -> Extrapolat
     return plan(sides.merged(), alpha)
 
 
-def other_base(adapter: Adapter, *names: str | os.PathLike[str]) -> str | None:
-    """A warning if `adapter` says that it was trained on something else than what goes by these names, paths or ids.
-
-    No error, since paths move.
-    """
-    if adapter.base is None or any(_same_place(adapter.base, str(name)) for name in names):
-        return None
-    return (
-        f"{shown(adapter.path)} was trained on {shown(adapter.base)}, as its {ADAPTER_CONFIG_NAME} says, not on "
-        f"{shown(names[0])}; if that is another checkpoint, the result is wrong"
-    )
-
-
-def _same_place(one: str, other: str) -> bool:
-    return one == other or (os.path.exists(one) and os.path.realpath(one) == os.path.realpath(other))  # noqa: PTH110
-
-
 def _check_same_base(initial: Adapter, aligned: Adapter) -> None:
     bases, revisions = [], []
     for side in (initial, aligned):
         bases.append(side.base)
         revisions.append(side.config.get("revision") or "main")
-    if bases[0] and bases[1] and _same_place(bases[0], bases[1]) and revisions[0] == revisions[1]:
+    if bases[0] and bases[1] and same_place(bases[0], bases[1]) and revisions[0] == revisions[1]:
         return
     named = " and ".join(
         f"{shown(base or 'nothing')}{'' if revision == 'main' else f'@{shown(revision)}'}"

@@ -3,11 +3,14 @@
 Looks at the files beside the weights, and at no tensor.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
+from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME
 from llm_expo.checkpoints.sidefiles import differences
 
 # As many as still can be read in one line.
@@ -37,7 +40,7 @@ _NO_MATTER = {
 
 
 def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
-    """A line for each file that tokenizes in another way, for tokens of other ids, and for config.json.
+    """A line for each file that tokenizes in another way, tokens of other ids, config.json, and an adapter's base.
 
     Raises CheckpointError for a file that cannot be read.
     """
@@ -61,6 +64,14 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
                 f'{_TOKENIZER_NAME}: {len(other)} tokens have other ids ("{shown(token)}" is {before[token]} in '
                 f"theta0, {after_id} in theta1): the rows of the two embeddings do not belong to the same tokens"
             )
+    for side in (initial, aligned):
+        if side.adapter is None:
+            continue
+        merged = side.path != side.adapter.path
+        under = side if merged else initial  # unmerged, it lies on theta0, if that is a whole model
+        if merged or under.adapter is None:
+            names = [under.path, *filter(None, [under.located.repo])]
+            found += filter(None, [other_base(side.adapter, *names)])
     settings = _changed(initial.config, aligned.config)
     if settings:
         more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []
@@ -113,3 +124,21 @@ def _settings(config: Mapping[str, object], within: str = "") -> Iterator[tuple[
             yield from _settings({"rope_type" if name == "type" else name: it for name, it in value.items()}, within)
         else:
             yield from _settings(value, f"{within}{key}.")
+
+
+def other_base(adapter: Adapter, *names: str | os.PathLike[str]) -> str | None:
+    """A warning if `adapter` says that it was trained on something else than what goes by these names, paths or ids.
+
+    No error, since paths move.
+    """
+    if adapter.base is None or any(same_place(adapter.base, str(name)) for name in names):
+        return None
+    return (
+        f"{shown(adapter.path)} was trained on {shown(adapter.base)}, as its {ADAPTER_CONFIG_NAME} says, not on "
+        f"{shown(names[0])}; if that is another checkpoint, the result is wrong"
+    )
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two names, paths or hub ids, are one checkpoint's."""
+    return one == other or (os.path.exists(one) and os.path.realpath(one) == os.path.realpath(other))  # noqa: PTH110

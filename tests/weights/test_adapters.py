@@ -15,7 +15,8 @@ from llm_expo.checkpoints.adapted import adapted
 from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.errors import CheckpointError, ExpoError, MismatchError
 from llm_expo.weights import Direction, plan, write
-from llm_expo.weights.adapters import other_base, plan_adapter
+from llm_expo.weights.adapters import plan_adapter
+from llm_expo.weights.hints import other_base
 
 ALPHA = 0.7
 State = dict[str, torch.Tensor]
