@@ -70,8 +70,8 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
         merged = side.path != side.adapter.path
         under = side if merged else initial  # unmerged, it lies on theta0, if that is a whole model
         if merged or under.adapter is None:
-            names = [under.path, *filter(None, [under.located.repo])]
-            found += filter(None, [other_base(side.adapter, *names)])
+            warning = other_base(side.adapter, under.path, under.located.repo or under.path)
+            found += [] if warning is None else [warning]
     settings = _changed(initial.config, aligned.config)
     if settings:
         more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []
