@@ -22,7 +22,7 @@ from llm_expo.errors import CheckpointError, MismatchError
 def tensors_of(checkpoint: Checkpoint, run: int | None = None) -> dict[str, torch.Tensor]:
     """Every tensor in float32, read in runs of that many elements."""
     found = {}
-    with Reader(checkpoint) as reader:
+    with Reader(checkpoint.shards) as reader:
         for name, source in checkpoint.tensors.items():
             parts = []
             for at in range(0, source.elements, run or source.elements):
@@ -99,7 +99,7 @@ def test_runs_and_threads_do_not_change_a_bit(
     torch.testing.assert_close(whole.double(), exact.T if transposed else exact, rtol=1e-5, atol=1e-5)
     for run in (333, 701, 4096):
         assert torch.equal(tensors_of(checkpoint, run)["m.weight"], whole)
-    with Reader(checkpoint) as reader, ThreadPoolExecutor(4) as pool:
+    with Reader(checkpoint.shards) as reader, ThreadPoolExecutor(4) as pool:
         source, half = checkpoint.tensors["m.weight"], rows * columns // 2
 
         def read(at: int) -> torch.Tensor:
