@@ -7,6 +7,8 @@ ExpoError                   one line for the user: what, where, both sides of a 
 ├── PromptError             prompts that cannot be used, with file and line
 ├── EngineError             completions could not be made: no chat template, out of memory
 ├── ScorerError             a scorer that failed or returned something that is not a reward
+├── RecipeError               a recipe or its data that cannot be trained on, with file and line
+├── TrainingError             a training that cannot go on: NaN loss, out of memory
 ├── StudyError              a study that is in use, foreign, or was begun with other settings
 └── MissingExtraError       an optional dependency is absent; the message is the pip command
 """
@@ -44,6 +46,14 @@ class EngineError(ExpoError):
 
 class ScorerError(ExpoError):
     """A scorer failed, or returned something that is not a finite number per conversation."""
+
+
+class RecipeError(ExpoError):
+    """A recipe, or the data that it names, cannot be trained on."""
+
+
+class TrainingError(ExpoError):
+    """A training cannot go on; its last good save stays."""
 
 
 class StudyError(ExpoError):

@@ -1,0 +1,136 @@
+"""A recipe: one training run, as a TOML file states it. Knows no data and no model; reads nothing but the file.
+
+Keys have TRL's meaning where TRL has them; what we do not name goes to TRL through the table [trl].
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from llm_expo.errors import MissingExtraError, RecipeError
+
+AlgorithmName = Literal["dpo", "ipo", "slic_hf", "rrhf", "cpo", "kto", "r_dpo", "simpo", "orpo", "sft", "reward"]
+Optimizer = Literal["adamw", "adagrad", "rmsprop"]
+Schedule = Literal["cosine", "linear", "constant"]
+Order = Literal["random", "length_biased", "as_given"]
+Save = Literal["float32", "difference", "bfloat16"]
+
+try:
+    from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+except ImportError:
+    raise MissingExtraError("pydantic", "train") from None
+
+_strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA adapter is trained instead of the whole model (arXiv 2106.09685)."""
+
+    __pydantic_config__ = _strict
+
+    rank: Count = 16
+    alpha: Positive = 32.0  # of LoRA: the update is scaled by alpha / rank
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    modules: str | list[str] = "all-linear"  # PEFT's target_modules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One training run. A step is one update of the weights; a record is a pair, or an example for SFT."""
+
+    __pydantic_config__ = _strict
+
+    model: str  # theta0: a folder, seen from the recipe's, or a hub id with or without @revision
+    data: str  # a JSONL file, seen from the recipe's folder, or hub:DATASET:SPLIT
+    algorithm: AlgorithmName
+    coefficients: dict[str, float] = field(default_factory=dict)  # of the algorithm's loss; the rest: its defaults
+
+    learning_rate: Positive
+    schedule: Schedule = "cosine"
+    warmup: NotNegative = 0.1  # below 1: a share of the schedule's steps; from 1 on: steps
+    optimizer: Optimizer = "adamw"
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    batch_size: Count  # records of a step, over all processes
+    micro_batch_size: Count | None = None  # records that a process works on at once; default: all of its share
+    epochs: Positive = 1.0
+    steps: Count | None = None  # of the schedule, instead of epochs
+    fraction: Share = 1.0  # of the steps to train
+    fraction_of: Literal["prefix", "schedule"] = "prefix"  # stop early in the whole schedule, or shorten it
+    order: Order = "random"  # length_biased: by (chosen - rejected) tokens, descending (ExPO, section 3.3)
+
+    max_length: Count = 1024  # tokens of prompt and reply
+    max_prompt_length: Count | None = None  # tokens
+    too_long: Literal["drop", "truncate", "refuse"] = "drop"  # records beyond these limits
+
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  # of the arithmetic (autocast); weights stay float32
+    gradient_checkpointing: bool = False  # less memory for more time
+    lora: Lora | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+    save: Save = "float32"  # how models are kept; an adapter is always kept as one
+    save_at: list[Count | Positive] = field(default_factory=list)  # also at these: shares of all steps, or steps
+    resume_every: Count | None = None  # steps between the states that a killed run goes on from; default: a tenth
+
+    trl: dict[str, Any] = field(default_factory=dict)  # fields of TRL's configuration, as they are
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of a TOML file; `model` and `data` become absolute where they are files or folders beside it.
+
+    Raises RecipeError, with every mistake at once: unknown keys with the nearest known one, wrong types, impossible
+    values.
+    """
+    try:
+        stated = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: not TOML: {error}") from None
+    wrong = _unknown(stated, Recipe, "")
+    if isinstance(lora := stated.get("lora"), dict):
+        wrong += _unknown(lora, Lora, "lora.")
+    try:
+        # As JSON: in its strict mode pydantic takes a table for a dataclass only from there.
+        recipe = TypeAdapter(Recipe).validate_json(json.dumps(stated, default=str), strict=True)
+    except ValidationError as error:
+        wrong += [_mistake(each) for each in error.errors() if each["type"] != "unexpected_keyword_argument"]
+    if wrong:
+        raise RecipeError(f"{path}: {'; '.join(wrong)}")
+    return replace(recipe, model=_beside(path, recipe.model), data=_beside(path, recipe.data))
+
+
+def _unknown(stated: Mapping[str, Any], of: type[Recipe] | type[Lora], prefix: str) -> list[str]:
+    known = [each.name for each in fields(of)]
+    wrong = []
+    for key in stated:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
+            wrong.append(f"unknown key {prefix}{key}; {hint}")
+    return wrong
+
+
+def _mistake(error: Any) -> str:
+    """`error`: one of pydantic's ErrorDetails."""
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place} is {json.dumps(error['input'], default=str)[:80]}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _beside(path: Path, named: str) -> str:
+    """Absolute, if `named` is a file or folder seen from the recipe's folder; otherwise as it is."""
+    found = path.parent / Path(named).expanduser()
+    return str(found.resolve()) if found.exists() else named
