@@ -13,9 +13,11 @@ ROOT = Path(llm_expo.__file__).parent
 MAY_KNOW = {
     "errors": set(),
     "stats": set(),
+    "records": {"errors"},
     "checkpoints": {"errors"},
     "weights": {"errors", "stats", "checkpoints"},
-    "generation": {"errors", "stats", "checkpoints", "weights"},
+    "generation": {"errors", "stats", "records", "checkpoints", "weights"},
+    "training": {"errors", "records", "checkpoints", "weights"},
     "scoring": {"errors", "stats"},
     "search": {"errors", "stats", "checkpoints", "weights", "generation", "scoring"},
     "report": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search"},
