@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -190,21 +190,26 @@ def _train(arguments: argparse.Namespace) -> None:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "train")
     from llm_expo import terminal
-    from llm_expo.training import Trained, dry_run, read_recipe, train
+    from llm_expo.training.plan import make_plan, plan_lines
+    from llm_expo.training.recipe import read_recipe
+    from llm_expo.training.run import train
 
-    recipe = read_recipe(arguments.recipe)
-    if arguments.save is not None:
-        recipe = replace(recipe, save=arguments.save)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that accelerate or torchrun started
+    recipe = read_recipe(arguments.recipe, arguments.save)
     if arguments.dry_run:
-        result: Trained | Plan = dry_run(recipe)
+        plan = make_plan(recipe)
+        if arguments.json:
+            _print_json(asdict(plan))
+        else:
+            terminal.show_lines(plan_lines(plan))
+        return
+    with terminal.training_watched() as watch:
+        trained = train(recipe, arguments.out, watch)
+    if os.environ.get("RANK", "0") != "0":  # of the processes that accelerate or torchrun started, the first one speaks
+        return
+    if arguments.json:
+        _print_json(asdict(trained))
     else:
-        with terminal.training_watched() as watch:
-            result = train(recipe, arguments.out, watch)
-    if first and arguments.json:
-        _print_json(asdict(result))
-    elif first:
-        terminal.show_training(result)
+        print(f"{trained.models[-1]}: {trained.steps} steps; go on with: llm-expo search {trained.models[-1]} ...")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

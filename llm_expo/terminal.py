@@ -100,6 +100,12 @@ def training_watched() -> Iterator[Callable[[Stepped | Kept], None]]:
         yield watch
 
 
+def show_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """(what, in words), one below the other."""
+    for what, said in lines:
+        print(_printable(f"{what:8}  {said}"))
+
+
 def show_plan(extrapolation: Extrapolation) -> None:
     print(f"alpha {extrapolation.alpha:g}: {extrapolation.moved} tensors to move, {extrapolation.copied} to copy,")
     print(f"{extrapolation.nbytes / 1e9:.3f} GB in {len(extrapolation.files)} files; nothing is written")

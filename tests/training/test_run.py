@@ -173,7 +173,8 @@ def test_fields_for_trl(recipe: Make, tmp_path: Path) -> None:
     assert losses(tmp_path / "plain") != losses(tmp_path / "other")
 
 
-_TRAIN = "import sys; from pathlib import Path; from llm_expo.training import read_recipe, train; "
+_TRAIN = "import sys; from pathlib import Path; from llm_expo.training.recipe import read_recipe; "
+_TRAIN += "from llm_expo.training.run import train; "
 _TRAIN += "train(read_recipe(Path(sys.argv[1])), Path(sys.argv[2]))"
 
 
