@@ -85,8 +85,10 @@ class Recipe:
     trl: dict[str, Any] = field(default_factory=dict)  # fields of TRL's configuration, as they are
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, save: Save | None = None) -> Recipe:
     """The recipe of a TOML file; `model` and `data` become absolute where they are files or folders beside it.
+
+    save: in the place of the recipe's own.
 
     Raises RecipeError, with every mistake at once: unknown keys with the nearest known one, wrong types, impossible
     values.
@@ -99,6 +101,7 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
+    stated |= {} if save is None else {"save": save}
     wrong = _unknown(stated, Recipe, "")
     if isinstance(lora := stated.get("lora"), dict):
         wrong += _unknown(lora, Lora, "lora.")

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,6 +77,7 @@ def write(
     workers: int | None = None,
     let_through: bool = False,
     on: Literal["here", "ray"] = "here",
+    record: Mapping[str, object] | None = None,
 ) -> Written:
     """Write the model that `extrapolation` plans to the folder `out`, which must not exist.
 
@@ -86,6 +87,7 @@ def write(
     let_through: keep theta1's value where an input holds NaN or infinity, instead of raising.
     on:          who writes the weights: this process, or the nodes of a Ray cluster (on_ray.py), a file at a time with
                  `workers` threads each. The result does not depend on it.
+    record:      what llm_expo.json is to say where the model is more than this extrapolation: of its training.
 
     Memory does not grow with the model. `out` appears whole or not at all; a run that was killed is gone on with, file
     by file, by the next one of the same plan. Raises OutputError (exists, inside an input, in use by another run, no
@@ -121,7 +123,7 @@ def write(
             with created(partial.folder / name) as fd, open(fd, "wb", closefd=False) as writing:
                 writing.writelines(side_file(path, extrapolation.dtype))
         with created(partial.folder / PROVENANCE_NAME) as fd, open(fd, "w", encoding="utf-8", closefd=False) as text:
-            json.dump(_provenance(extrapolation, tally, warnings), text, indent=2)
+            json.dump(record or _provenance(extrapolation, tally, warnings), text, indent=2)
             text.write("\n")
         nbytes = sum(path.stat().st_size for path in partial.folder.rglob("*") if path.is_file())
     return Written(
