@@ -7,7 +7,8 @@ of it is published): pairs of short replies that mostly GPT-4 judged. DIR receiv
 
     policy-natural.jsonl     to make the model that trains policies, the pairs as they are
     policy-balanced.jsonl    the same prompts, but in each class of length difference as often the shorter reply is chosen
-    judge-natural.jsonl, judge-balanced.jsonl    the same for the model that judges; other prompts
+    policy-tempered.jsonl    between the two: the longer one is chosen in 60 % of each class
+    judge-*.jsonl            the same for the model that judges; other prompts
     held-out.jsonl           prompts that neither saw
 
 A pair that was judged several times counts once, by the majority; one that was judged both ways alike is left out.
@@ -43,7 +44,8 @@ def main() -> None:
             write(options.folder / "held-out.jsonl", pairs)
         else:
             write(options.folder / f"{part}-natural.jsonl", pairs)
-            write(options.folder / f"{part}-balanced.jsonl", balanced(pairs))
+            write(options.folder / f"{part}-balanced.jsonl", with_longer(pairs, 0.5))
+            write(options.folder / f"{part}-tempered.jsonl", with_longer(pairs, 0.6))
 
 
 def judged(path: Path) -> dict[str, list[dict[str, str]]]:
@@ -72,8 +74,8 @@ def part_of(prompt: str) -> str:
     return part
 
 
-def balanced(pairs: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """As many pairs of each class with the longer reply chosen as with the shorter one."""
+def with_longer(pairs: Iterable[dict[str, str]], share: float) -> list[dict[str, str]]:
+    """As many pairs as there are with the longer reply chosen in `share` of each class."""
     classes: dict[tuple[int, bool], list[dict[str, str]]] = defaultdict(list)
     for pair in pairs:
         difference = len(pair["chosen"]) - len(pair["rejected"])
@@ -82,9 +84,8 @@ def balanced(pairs: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     kept = []
     for size in range(len(CLASSES) + 1):
         longer, shorter = classes[size, True], classes[size, False]
-        count = min(len(longer), len(shorter))
-        kept += longer[:count] + shorter[:count]
-    random.Random(SEED).shuffle(kept)
+        count = min(len(longer) / share, len(shorter) / (1 - share))
+        kept += longer[: round(count * share)] + shorter[: round(count * (1 - share))]
     return kept
 
 
