@@ -9,7 +9,6 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_expo.errors import RecipeError
-from llm_expo.testing import tiny_pair
 from llm_expo.training.data import Records, read_records
 from llm_expo.training.recipe import Recipe
 
@@ -20,13 +19,8 @@ TEXTS = {"prompt": "the cat", "chosen": "runs", "rejected": "sun"}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pair(tmp_path_factory.mktemp("model"))[0]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model: Path) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(model)
+def tokenizer(theta0: Path) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(theta0)
 
 
 @pytest.fixture
@@ -229,8 +223,8 @@ def test_a_missing_file(read, tmp_path):
         read(data=str(tmp_path / "absent.jsonl"))
 
 
-def test_a_tokenizer_without_a_template(tmp_path, model):
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def test_a_tokenizer_without_a_template(tmp_path, theta0):
+    tokenizer = AutoTokenizer.from_pretrained(theta0)
     tokenizer.chat_template = None
     recipe = Recipe(model="org/base", data="d", algorithm="dpo", learning_rate=1e-6, batch_size=2)
     with pytest.raises(RecipeError, match="org/base: its tokenizer has no chat template.*chat_template.jinja"):
@@ -266,7 +260,7 @@ def test_a_data_set(read, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "kto", "reward", "sft"])
-def test_trl_sees_the_same_tokens(read, model, tokenizer, tmp_path, algorithm):
+def test_trl_sees_the_same_tokens(read, theta0, tokenizer, tmp_path, algorithm):
     trl = pytest.importorskip("trl")
     name = "KTO" if algorithm == "kto" else algorithm.capitalize() if algorithm == "reward" else algorithm.upper()
     records = [{**pair(2, 9, 1), "completion": "sun"}, {**pair(3, 2, 4), "completion": "tree sea"}]
@@ -274,7 +268,7 @@ def test_trl_sees_the_same_tokens(read, model, tokenizer, tmp_path, algorithm):
     settings = {"output_dir": str(tmp_path / "out"), "report_to": [], "use_cpu": True, "bf16": False}
     arguments = getattr(trl, f"{name}Config")(**settings, per_device_train_batch_size=2)
     trainer = getattr(trl, f"{name}Trainer")(
-        model=str(model), args=arguments, train_dataset=found.dataset, processing_class=tokenizer
+        model=str(theta0), args=arguments, train_dataset=found.dataset, processing_class=tokenizer
     )
     columns = [
         column for column in trainer.train_dataset.column_names if column.endswith("_ids") and "KL" not in column
@@ -282,3 +276,19 @@ def test_trl_sees_the_same_tokens(read, model, tokenizer, tmp_path, algorithm):
     seen = sum(len(ids) for column in columns for ids in trainer.train_dataset[column])
     prompts = sum(map(len, trainer.train_dataset["prompt_ids"])) if algorithm == "dpo" else 0
     assert seen + prompts == found.tokens, "a pair's prompt is read with each of its replies"
+
+
+def test_trl_cuts_where_we_count_and_drops_nothing_more(read, theta0, tokenizer, tmp_path):
+    trl = pytest.importorskip("trl")
+    found = read(pair(2, 9, 1), pair(12, 1, 2), pair(9, 1, 1), max_length=13, too_long="truncate")
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path / "out"),
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        max_length=13,
+        remove_unused_columns=False,
+    )
+    trainer = trl.DPOTrainer(model=str(theta0), args=arguments, train_dataset=found.dataset, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == len(found.dataset) == 2
+    assert trainer.data_collator(list(trainer.train_dataset))["attention_mask"].sum() == found.tokens

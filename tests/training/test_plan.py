@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from llm_expo.errors import RecipeError
-from llm_expo.testing import tiny_pair
 from llm_expo.training.plan import Plan, Steps, make_plan, plan_lines, plan_steps
 from llm_expo.training.recipe import Lora, Recipe
 
@@ -16,15 +15,13 @@ ULTRAFEEDBACK = 61_135
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def recipe(theta0: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Of a tiny model and 40 pairs of 2 x 7 tokens."""
     folder = tmp_path_factory.mktemp("plan")
     words = ("sun", "sea", "cat", "dog", "red", "blue", "old", "new")
     pairs = [{"prompt": f"the {one}", "chosen": two, "rejected": "tree"} for one in words for two in words[:5]]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    return replace(
-        RECIPE, model=str(tiny_pair(folder)[0]), data=str(folder / "pairs.jsonl"), batch_size=8, micro_batch_size=2
-    )
+    return replace(RECIPE, model=str(theta0), data=str(folder / "pairs.jsonl"), batch_size=8, micro_batch_size=2)
 
 
 def test_steps_of_the_papers_run():

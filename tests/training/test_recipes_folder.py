@@ -1,10 +1,13 @@
 """recipes/: every file is a run that could begin, were there the network, the models and the GPUs."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.cli import main
 from llm_expo.training.plan import make_plan, plan_lines, plan_steps
 from llm_expo.training.recipe import read_recipe
 
@@ -59,3 +62,31 @@ def test_the_steps_that_the_files_tell(name, steps):
     planned = plan_steps(recipe, round(PAIRS * int(part or 100) / 100), 8)
     assert planned.trained == planned.schedule == steps
     assert f"{steps} of 478 steps" in path.read_text() or f": {steps} steps." in path.read_text()
+
+
+@pytest.mark.parametrize(("name", "steps"), [("dpo-40", 4), ("length-biased-20", 2)])
+def test_a_recipe_on_a_tiny_stand_in(tmp_path, capsys, theta0, pairs, name, steps):
+    """The same file but for model, batch and rate, and a data set of the same form and splits in a folder."""
+    data = tmp_path / "set" / "data"
+    data.mkdir(parents=True)
+    with (data / "train_prefs-00000-of-00001.jsonl").open("w") as file:
+        for pair in map(json.loads, pairs.read_text().splitlines()):
+            asked = {"role": "user", "content": pair["prompt"]}
+            row = {side: [asked, {"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")}
+            file.write(json.dumps({"prompt": pair["prompt"], **row, "messages": row["chosen"]}) + "\n")
+    text = (FOLDER / "zephyr-7b" / f"{name}.toml").read_text()
+    for theirs, ours in (
+        ("alignment-handbook/zephyr-7b-sft-full", str(theta0)),
+        ("HuggingFaceH4/ultrafeedback_binarized", str(data.parent)),
+        ("learning_rate = 5e-7", "learning_rate = 1e-2"),
+        ("batch_size = 128\nmicro_batch_size = 8", "batch_size = 4\nmicro_batch_size = 2"),
+    ):
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    (tmp_path / "r.toml").write_text(text)
+    main(["train", str(tmp_path / "r.toml"), "--dry-run"])
+    assert f"{steps} of {steps}, batch 4 = 1 processes x 2 x 2" in capsys.readouterr().out
+    main(["train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run")])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == steps and json.loads(lines[0])["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    Checkpoint.open(str(tmp_path / "run" / "model"))

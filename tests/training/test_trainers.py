@@ -56,9 +56,7 @@ def test_dpo_as_a_loss_of_ours_is_trls_dpo(
         assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], rel=1e-4), key
 
 
-def test_without_a_reference_theta0_is_not_asked(
-    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_reference_theta0_is_not_asked(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(PairTrainer, "compute_ref_log_probs", lambda *_: asked.append(1))
     trainer = made(recipe(algorithm="simpo"), ALGORITHMS["simpo"], tmp_path)
