@@ -3,7 +3,7 @@
     python experiments/reward_model/judge.py MODEL DIR/held-out.jsonl [--pairs N] [--out FILE.json]
 
 It passes if it is right more often than the rule by more than two standard errors, and, where the chosen reply is the
-shorter one, more often than one time in two by as much. Errors are of means over prompts (pairs of one prompt are alike).
+shorter one, more often than one time in two by as much. Errors take prompts for clusters: pairs of one are alike.
 """
 
 import argparse
@@ -49,9 +49,7 @@ def figures(pairs: list[dict[str, str]], found: list[tuple[float, float]]) -> di
     right = [_better(chosen, rejected) for chosen, rejected in found]
     rule = [_better(len(pair["chosen"]), len(pair["rejected"])) for pair in pairs]
     shorter = [index for index, each in enumerate(rule) if each == 0]
-    near = [
-        index for index, pair in enumerate(pairs) if abs(len(pair["chosen"]) - len(pair["rejected"])) < 50
-    ]
+    near = [index for index, pair in enumerate(pairs) if abs(len(pair["chosen"]) - len(pair["rejected"])) < 50]
     everything = range(len(pairs))
     beats = _mean([right[index] - rule[index] for index in everything], pairs, everything)
     short = _mean(right, pairs, shorter)

@@ -2,11 +2,11 @@
 
     python experiments/reward_model/prepare.py --data FOLDER DIR
 
-FOLDER holds alpaca_eval_short_pairs.jsonl.gz (tatsu-lab/alpaca_eval; CC BY-NC 4.0: for experiments, and no text or model
-of it is published): pairs of short replies that mostly GPT-4 judged. DIR receives, in the form that `llm-expo train` takes,
+FOLDER holds alpaca_eval_short_pairs.jsonl.gz (tatsu-lab/alpaca_eval; CC BY-NC 4.0: for experiments, and no text or
+model of it is published): pairs of short replies that mostly GPT-4 judged. DIR receives, as `llm-expo train` takes them,
 
     policy-natural.jsonl     to make the model that trains policies, the pairs as they are
-    policy-balanced.jsonl    the same prompts, but in each class of length difference as often the shorter reply is chosen
+    policy-balanced.jsonl    the same prompts; in each class of length difference the shorter reply is chosen as often
     policy-tempered.jsonl    between the two: the longer one is chosen in 60 % of each class
     judge-*.jsonl            the same for the model that judges; other prompts
     held-out.jsonl           prompts that neither saw

@@ -1,10 +1,10 @@
 """The folder of a run: whom it belongs to, what it was begun with, where a killed run goes on. Knows no models.
 
-    OUT/recipe.json      what the run was begun with: another recipe, theta0 or data is refused
-    OUT/metrics.jsonl    a line for each step
-    OUT/step-N           a model that the recipe asked for at step N; a folder of this name is whole
-    OUT/model            the last one
-    OUT/work/            the records as TRL takes them, and the last state; goes when the run is finished
+OUT/recipe.json      what the run was begun with: another recipe, theta0 or data is refused
+OUT/metrics.jsonl    a line for each step
+OUT/step-N           a model that the recipe asked for at step N; a folder of this name is whole
+OUT/model            the last one
+OUT/work/            the records as TRL takes them, and the last state; goes when the run is finished
 """
 
 import fcntl

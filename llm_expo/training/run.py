@@ -3,14 +3,12 @@
 Under accelerate or torchrun every process calls `train` alike, and the first one writes.
 """
 
-import importlib.metadata
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -32,6 +30,7 @@ from llm_expo.training.events import Kept, Stepped
 from llm_expo.training.keeping import keep
 from llm_expo.training.plan import Steps, plan_steps
 from llm_expo.training.recipe import Recipe
+from llm_expo.training.record import training_record
 from llm_expo.training.trainers import make_trainer
 from llm_expo.training.watching import Metrics, Saves, stop_at_nan
 
@@ -55,13 +54,14 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     _quieten()
     processes = PartialState()
     settled = algorithm(recipe)
+    recipe = replace(recipe, coefficients=dict(settled.coefficients))
     theta0 = Checkpoint.open(recipe.model)
     tokenizer = load_tokenizer(theta0)
     records = read_records(recipe, tokenizer)
     steps = plan_steps(recipe, len(records.dataset), processes.num_processes)
     assert steps is not None  # the records are known
     settings = {
-        "recipe": {**asdict(recipe), "coefficients": dict(settled.coefficients)},
+        "recipe": asdict(recipe),
         "theta0": fingerprint(theta0),
         "data": _digest(records.dataset),
         "steps": steps.schedule,
@@ -79,7 +79,7 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
         def keep_model(step: int) -> None:
             state = folder.last_state(out)
             assert state is not None  # TRL has just written it
-            watch(keep(state, step, models[step], recipe, theta0, _record(settings, theta0, step, steps)))
+            watch(keep(state, step, models[step], recipe, theta0, training_record(recipe, theta0, step, steps.trained)))
 
         with _told_in_one_line(recipe, steps, out):
             trainer = make_trainer(
@@ -175,7 +175,3 @@ def _out_of_memory(recipe: Recipe, steps: Steps) -> TrainingError:
         + (f", or set {' or '.join(filter(None, others))}" if any(others) else "")
         + f"; {_STAYS}"
     )
-
-
-def _record(settings: dict[str, object], theta0: Checkpoint, step: int, steps: Steps) -> dict[str, object]:
-    return {}

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.errors import OutputError, RecipeError, TrainingError
 from llm_expo.training.events import Kept, Stepped
-from llm_expo.training.recipe import AlgorithmName, Lora, Recipe
+from llm_expo.training.recipe import AlgorithmName, Lora, Recipe, Save
 from llm_expo.training.run import train
-from llm_expo.weights import Direction, apply, compare
+from llm_expo.weights import Direction, apply, compare, plan, write
 
 Make = Callable[..., Recipe]
 
@@ -120,6 +120,24 @@ def test_theta0_in_16_bits_is_trained_in_32(recipe: Make, theta0: Path, tmp_path
     assert json.loads((tmp_path / "run/model/config.json").read_text())["dtype"] == "float32"
     # A step of 1e-5 would have left most bfloat16 weights where they were.
     assert compare(Direction.open(tmp_path / "half", tmp_path / "run/model")).total.share_equal < 0.2
+
+
+@pytest.mark.parametrize("save", ["float32", "difference", "bfloat16"])
+def test_a_model_alone_finds_its_theta0_however_it_is_kept(
+    recipe: Make, theta0: Path, tmp_path: Path, save: Save
+) -> None:
+    events: list[Any] = []
+    train(recipe(save=save, learning_rate=1e-3), tmp_path / "run", events.append)
+    model = tmp_path / "run/model"
+    record = json.loads((model / "llm_expo.json").read_text())
+    assert record["training"]["recipe"]["coefficients"] == {"beta": 0.1}
+    assert (record["training"]["step"], record["training"]["steps"]) == (5, 5)
+    pair = Direction.open(None, model)
+    assert pair.initial.path == theta0
+    written = write(plan(pair, 1.0, dtype="float32"), tmp_path / "further")
+    assert written.realised_alpha == pytest.approx(1.0, abs=1e-3)
+    warnings = [event.warnings for event in events if isinstance(event, Kept)]
+    assert warnings == [()] if save != "bfloat16" else "keeps" in warnings[0][0]
 
 
 def test_interrupted_and_run_again_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
