@@ -107,7 +107,7 @@ def test_a_given_checkpoint_that_is_not_its_theta0_is_not_added_to(
     assert under is not None and under.path == theta0
 
 
-def test_theta0_is_missing_changed_or_another(
+def test_theta0_is_gone_changed_or_another(
     save: Callable[..., Path], kept: Callable[..., Path], theta0: Path
 ) -> None:
     folder = kept()
