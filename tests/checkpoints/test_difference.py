@@ -107,9 +107,7 @@ def test_a_given_checkpoint_that_is_not_its_theta0_is_not_added_to(
     assert under is not None and under.path == theta0
 
 
-def test_theta0_is_gone_changed_or_another(
-    save: Callable[..., Path], kept: Callable[..., Path], theta0: Path
-) -> None:
+def test_theta0_is_gone_changed_or_another(save: Callable[..., Path], kept: Callable[..., Path], theta0: Path) -> None:
     folder = kept()
     was = fingerprint(Checkpoint.open(theta0))
     theta0.rename(away := theta0.with_name("away"))
