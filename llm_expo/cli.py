@@ -185,6 +185,33 @@ def _search(arguments: argparse.Namespace) -> None:
         terminal.show_outcome(outcome, str(page))
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    for package in ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "pydantic", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "train")
+    from llm_expo import terminal
+    from llm_expo.training.plan import make_plan, plan_lines
+    from llm_expo.training.recipe import read_recipe
+    from llm_expo.training.run import train
+
+    recipe = read_recipe(arguments.recipe, arguments.save)
+    if arguments.dry_run:
+        plan = make_plan(recipe)
+        if arguments.json:
+            _print_json(asdict(plan))
+        else:
+            terminal.show_lines(plan_lines(plan))
+        return
+    with terminal.training_watched() as watch:
+        trained = train(recipe, arguments.out, watch)
+    if os.environ.get("RANK", "0") != "0":  # of the processes that accelerate or torchrun started, the first one speaks
+        return
+    if arguments.json:
+        _print_json(asdict(trained))
+    else:
+        print(f"{trained.models[-1]}: {trained.steps} steps; go on with: llm-expo search {trained.models[-1]} ...")
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
     from llm_expo.demo import OBJECTIVE, SEARCH_OPTIONS, make_pair
@@ -225,6 +252,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.run is _apply and arguments.out is None and not arguments.dry_run:
         parser.error("apply: --out is required, unless with --dry-run")
+    if arguments.run is _train and arguments.out is None and not arguments.dry_run:
+        parser.error("train: --out is required, unless with --dry-run")
     if arguments.run is _compare and arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
         parser.error("compare: --plot draws SVG; give a name that ends in .svg")
     if arguments.run is _search:
@@ -282,6 +311,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_pair(search)
     _add_search_options(search)
     search.set_defaults(run=_search)
+
+    train = verbs.add_parser("train", help="preference training by a recipe, to make a pair of one's own")
+    train.add_argument(
+        "recipe", type=Path, metavar="RECIPE.toml", help="one training run; docs/training.md has its keys"
+    )
+    train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; an unfinished one goes on")
+    train.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    train.add_argument(
+        "--save",
+        choices=("float32", "difference", "bfloat16"),
+        help="how models are kept, whatever the recipe says: float32; theta0's place and the difference in bfloat16; "
+        "or plain bfloat16, which loses much of a small step",
+    )
+    train.add_argument("--json", action="store_true", help="print the result, or the plan, as JSON")
+    train.set_defaults(run=_train)
 
     demo = verbs.add_parser("demo", help="the whole way on a small real model, in minutes, offline")
     demo.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: %(default)s")

@@ -65,11 +65,19 @@ def resolve(spec: str | os.PathLike[str], allow_bin: bool = False) -> Located:
     text = os.fspath(spec)
     if os.path.lexists(text):
         return _on_disk(Path(text))
-    asked = _HUB_ID.fullmatch(text) if isinstance(spec, str) else None
-    if asked is None or ".." in text:  # which no branch may have, and the cache keeps branches as paths
+    asked = hub_id(text) if isinstance(spec, str) else None
+    if asked is None:
         hint = "" if "/" in text else "; a model of the hub is written ORG/NAME or ORG/NAME@REVISION"
         raise CheckpointError(f"{shown(text)}: no such folder{hint}")
-    return _on_hub(shown(text), asked["repo"], asked["revision"], allow_bin)
+    return _on_hub(shown(text), *asked, allow_bin)
+
+
+def hub_id(text: str) -> tuple[str, str | None] | None:
+    """ORG/NAME and the revision of what is written as ORG/NAME[@REVISION]; None for anything else."""
+    asked = _HUB_ID.fullmatch(text)
+    if asked is None or ".." in text:  # which no branch may have, and the cache keeps branches as paths
+        return None
+    return asked["repo"], asked["revision"]
 
 
 def _on_disk(folder: Path) -> Located:

@@ -4,16 +4,13 @@ checkpoints/origins.py reads in it which theta0 the model belongs to. Knows no t
 """
 
 import importlib.metadata
-import json
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llm_expo
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.origins import described
-from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 
 if TYPE_CHECKING:
     from llm_expo.training.recipe import Recipe
@@ -41,8 +38,3 @@ def training_record(recipe: "Recipe", initial: Checkpoint, step: int, steps: int
         "training": {"step": step, "steps": steps, "recipe": asdict(recipe), "versions": versions},
         "initial": described(initial),
     }
-
-
-def write_record(folder: Path, record: dict[str, object]) -> None:
-    """Put the record beside a model that is being written. Raises OSError."""
-    (folder / PROVENANCE_NAME).write_text(f"{json.dumps(record, indent=2)}\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from llm_expo.checkpoints import Checkpoint, fingerprint
 from llm_expo.errors import CheckpointError
 from llm_expo.testing import tiny_pair
 from llm_expo.training.recipe import Recipe
-from llm_expo.training.record import training_record, write_record
+from llm_expo.training.record import training_record
 from llm_expo.weights import Direction, write_difference
 
 
@@ -26,7 +26,8 @@ def recipe(theta0: Path) -> Recipe:
 def trained(tmp_path: Path) -> tuple[Path, Path]:
     """theta0, and a model with the record of its training from it."""
     theta0, theta1 = tiny_pair(tmp_path)
-    write_record(theta1, training_record(recipe(theta0), Checkpoint.open(theta0), 40, 400))
+    record = training_record(recipe(theta0), Checkpoint.open(theta0), 40, 400)
+    (theta1 / "llm_expo.json").write_text(json.dumps(record))
     return theta0, theta1
 
 
