@@ -17,6 +17,7 @@ import transformers
 import xxhash
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
 
 from llm_expo.checkpoints import Checkpoint
@@ -150,6 +151,8 @@ def _told_in_one_line(recipe: Recipe, steps: Steps, out: Path) -> Iterator[None]
         raise _out_of_memory(recipe, steps) from error
     except OSError as error:
         raise OutputError(f"{shown(error.filename or out)}: {reason(error)}; {_STAYS}") from error
+    except SafetensorError as error:
+        raise OutputError(f"{shown(out)}: weights cannot be written: {error}; {_STAYS}") from error
     except RuntimeError as error:
         if "allocate memory" in str(error) or "out of memory" in str(error).lower():
             raise _out_of_memory(recipe, steps) from error
