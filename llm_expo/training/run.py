@@ -3,7 +3,6 @@
 Under accelerate or torchrun every process calls `train` alike, and the first one writes.
 """
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import datasets
 import torch
 import transformers
 import xxhash
@@ -52,7 +50,6 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     Raises RecipeError (the recipe, its data), CheckpointError (theta0), OutputError (`out` holds another run, is in
     use, is full), TrainingError (NaN, out of memory). Every model that was kept and the last state stay.
     """
-    _quieten()
     processes = PartialState()
     settled = algorithm(recipe)
     recipe = replace(recipe, coefficients=dict(settled.coefficients))
@@ -82,7 +79,7 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
             assert state is not None  # TRL has just written it
             watch(keep(state, step, models[step], recipe, theta0, training_record(recipe, theta0, step, steps.trained)))
 
-        with _told_in_one_line(recipe, steps, out):
+        with _quiet(), _told_in_one_line(recipe, steps, out):
             trainer = make_trainer(
                 recipe,
                 settled,
@@ -111,13 +108,19 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     return Trained(tuple(models.values()), steps.trained)
 
 
-def _quieten() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """What we tell ourselves, or cannot change, need not be told by the libraries as well."""
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # of TRL's own bars
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
+            yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+        transformers.utils.logging.enable_progress_bar()
 
 
 def load_tokenizer(theta0: Checkpoint) -> PreTrainedTokenizerBase:
