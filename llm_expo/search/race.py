@@ -26,10 +26,11 @@ ALPHAS = (
     *(0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0),
 )
 """What `Race` chooses from: in steps by about 1.4, since from one to the next the reward changes little."""
-BUDGET_PER_PROMPT = 2.5
+BUDGET_PER_PROMPT = 2.0
 """The budget if none is given: completions for each search prompt. The paper's procedure takes about six."""
 PROBE = 16
-"""Prompts that an alpha is tried on first."""
+"""Prompts that an alpha is tried on first; an eighth of them if that is less, but FEWEST if there are so many."""
+FEWEST = 4
 RUNG = 4.0
 """The ladder climbs at least so many times higher with each rung."""
 STRIDE = 2
@@ -62,10 +63,10 @@ class Race:
 
     def __call__(self, seen: Seen) -> Round | None:
         n = len(seen.prompts)
-        probe = min(PROBE, math.ceil(n / 4))
-        budget = self.budget or Budget(BUDGET_PER_PROMPT * n)
+        probe = min(max(min(PROBE, math.ceil(n / 8)), FEWEST), n)
         ladder = _ladder(self.alphas)
         least = probe * (1 + len(ladder))
+        budget = self.budget or Budget(max(BUDGET_PER_PROMPT * n, least))
         if budget.unit == "completions" and budget.amount < least:
             raise StudyError(
                 f"the budget is {budget}; race begins with {probe} prompts at theta1 and at {len(ladder)} other "
