@@ -6,8 +6,9 @@
 TABLE is a dense reward table as experiments/zoo/results.py writes it: alpha, prompt, sample and reward for each reply;
 sample 0 met the same noise at every alpha, sample 1 fresh noise at each. A replay draws prompts with replacement, two
 thirds to search on, from sample 0, and one third to confirm on, from sample 1; the truth is the mean of the whole
-table, so that `all replies`, the alpha that is best in sample 0, misses a little, too. Alphas come from the table's lattice: `race` and the log grid are given it, and an alpha that another strategy
-asks for is answered by the one nearest to it (in ratio), and paid for once.
+table, so that `all replies`, the alpha that is best in all of sample 0, misses a little, too. Alphas come from the
+table's lattice: `race` and the log grid are given it, and an alpha that another strategy asks for is answered by the
+one nearest to it (in ratio), and paid for once.
 
 --worlds draws a world for each replay instead: an optimum log-uniform in 0.1 to 10, a gain of 0.3 to 2 standard
 deviations of the reward, a cliff at 1.5 to 4 times the optimum; in one world of five nothing helps. Strategies were

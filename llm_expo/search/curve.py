@@ -25,6 +25,9 @@ LENGTH = 0.5
 SCALES = (0.1, 0.5, 2.5, 12.5)
 HEIGHTS = (0.3, 1.0, 3.0)
 """Standard deviation of the curve, in those of the noise."""
+DEPTH = 4.0
+"""In standard deviations of the noise: an alpha further below the best counts as no lower. How deep the rewards of
+gibberish lie says nothing of the curve elsewhere, and would bend it there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,8 +138,11 @@ def _paired(rewards: Mapping[float, Sequence[float]], tried: Sequence[float]) ->
     table = np.where(there, table - np.nanmean(table, axis=0), 0.0)
     precision = np.diag(there.sum(axis=1)) - (there / counts) @ there.T
     pull = table.sum(axis=1)
-    level = np.where(there, (np.linalg.pinv(precision, hermitian=True) @ pull)[:, None], 0.0)
-    residuals = np.where(there, table - level + level.sum(axis=0) / counts, 0.0)
+    height = np.linalg.pinv(precision, hermitian=True) @ pull
+    fitted = np.where(there, height[:, None], 0.0)
+    residuals = np.where(there, table - fitted + fitted.sum(axis=0) / counts, 0.0)
     freedom = there.sum() - len(counts) - (len(tried) - 1)
     # A floor: replies that are all alike (a tiny alpha, the same noise) have no spread, and it is divided by.
-    return precision, pull, max(float((residuals**2).sum()) / max(freedom, 1), 1e-12)
+    variance = max(float((residuals**2).sum()) / max(freedom, 1), 1e-12)
+    lift = np.maximum(height.max() - DEPTH * np.sqrt(variance) - height, 0.0)
+    return precision, pull + precision @ lift, variance

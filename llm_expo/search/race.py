@@ -74,13 +74,11 @@ class Race:
             )
         rewards = answered(seen)
         error = ERROR / len(self.alphas)  # each of so many others might beat the best by chance
-        floor, ceiling = _bounds(seen, rewards, error)
         wanted: Round | None
-        if rungs := _next_rungs(ladder, seen) if ceiling == math.inf else []:
+        if rungs := _next_rungs(ladder, seen, rewards, error):
             wanted = Round(dict.fromkeys(rungs, probe), f"the ladder: {_listed(rungs)}, on {probe} prompts")
         else:
-            untried = [alpha for alpha in self.alphas if floor < alpha < ceiling and alpha not in rewards]
-            wanted = _heat(probe, budget, seen, rewards, untried, error)
+            wanted = _heat(self.alphas, probe, budget, seen, rewards, error)
         return wanted and _within(budget, seen, rewards, wanted, math.ceil(probe / 2))
 
 
@@ -93,21 +91,16 @@ def _ladder(alphas: Sequence[float]) -> list[float]:
     return sorted(alphas)[:1] * (min(alphas) < 0) + rungs
 
 
-def _next_rungs(ladder: Sequence[float], seen: Seen) -> list[float]:
-    tried = seen.rewards.keys() | seen.collapsed.keys()
-    if not tried:
+def _next_rungs(ladder: Sequence[float], seen: Seen, rewards: Rewards, error: float) -> list[float]:
+    """None behind an alpha that collapsed, or if the highest one is beaten by a lower one."""
+    if not rewards:
         return [THETA1, *[rung for rung in ladder if rung < 0], *[rung for rung in ladder if rung > 0][:STRIDE]]
-    return [rung for rung in ladder if rung > max(tried)][:STRIDE]
-
-
-def _bounds(seen: Seen, rewards: Rewards, error: float) -> tuple[float, float]:
-    """Between which alphas a good one may lie: short of any that collapsed, and of the highest if it is beaten."""
-    floor = max((alpha for alpha in seen.collapsed if alpha < 0), default=-math.inf)
-    ceiling = min((alpha for alpha in seen.collapsed if alpha > 0), default=math.inf)
-    highest = max(rewards, default=THETA1)
-    if any(_is_beaten(rewards[highest], rewards[lower], error) for lower in rewards if lower < highest):
-        ceiling = min(ceiling, highest)
-    return floor, ceiling
+    highest = max(rewards)
+    if any(alpha > 0 for alpha in seen.collapsed) or any(
+        _is_beaten(rewards[highest], mine, error) for alpha, mine in rewards.items() if alpha < highest
+    ):
+        return []
+    return [rung for rung in ladder if rung > highest][:STRIDE]
 
 
 def _is_beaten(mine: Sequence[float], other: Sequence[float], error: float) -> bool:
@@ -116,24 +109,27 @@ def _is_beaten(mine: Sequence[float], other: Sequence[float], error: float) -> b
 
 
 def _heat(
-    probe: int, budget: Budget, seen: Seen, rewards: Rewards, untried: Sequence[float], error: float
+    alphas: Sequence[float], probe: int, budget: Budget, seen: Seen, rewards: Rewards, error: float
 ) -> Round | None:
     """More prompts for the contenders; for the leader, too, once they have answered as many as it has."""
     n = len(seen.prompts)
-    curve = fit(rewards, untried)
+    curve = fit(rewards, [alpha for alpha in alphas if alpha not in rewards and alpha not in seen.collapsed])
     height = heights(curve)
     place = max(range(len(rewards)), key=lambda place: float(height[place]))
     leader = curve.alphas[place]
     gain = float(height[place] - height[curve.alphas.index(THETA1)])
     matters = LEAST * max(gain, LEAST_GAIN * curve.noise)
     counts = {alpha: len(rewards.get(alpha, ())) for alpha in curve.alphas}
+    beaten = {alpha for alpha, mine in rewards.items() if _is_beaten(mine, rewards[leader], error)}
+    walls = beaten | seen.collapsed.keys()
     promises = {
         alpha: float(promise) / max(price(budget.unit, seen.spent, alpha), 1e-9)
         for alpha, promise in zip(curve.alphas, expected_gains(curve, place), strict=True)
         if alpha != leader
         and promise > matters
         and min(counts[alpha], counts[leader]) < n
-        and not _is_beaten(rewards.get(alpha, ()), rewards[leader], error)
+        and alpha not in beaten
+        and (counts[alpha] or not any(min(leader, alpha) < wall < max(leader, alpha) for wall in walls))
     }
     if not promises:
         return None
