@@ -185,6 +185,33 @@ def _search(arguments: argparse.Namespace) -> None:
         terminal.show_outcome(outcome, str(page))
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    for package in ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "pydantic", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "train")
+    from llm_expo import terminal
+    from llm_expo.training.plan import make_plan, plan_lines
+    from llm_expo.training.recipe import read_recipe
+    from llm_expo.training.run import train
+
+    recipe = read_recipe(arguments.recipe, arguments.save)
+    if arguments.dry_run:
+        plan = make_plan(recipe)
+        if arguments.json:
+            _print_json(asdict(plan))
+        else:
+            terminal.show_lines(plan_lines(plan))
+        return
+    with terminal.training_watched() as watch:
+        trained = train(recipe, arguments.out, watch)
+    if os.environ.get("RANK", "0") != "0":  # of the processes that accelerate or torchrun started, the first one speaks
+        return
+    if arguments.json:
+        _print_json(asdict(trained))
+    else:
+        print(f"{trained.models[-1]}: {trained.steps} steps; go on with: llm-expo search {trained.models[-1]} ...")
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
     from llm_expo.demo import OBJECTIVE, SEARCH_OPTIONS, make_pair
@@ -217,9 +244,16 @@ def _print_json(record: dict[str, Any]) -> None:
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, with those refused that another one makes meaningless."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    # argparse takes all checkpoints where the first one stands; those behind an option are left over.
+    arguments, rest = parser.parse_known_args(argv)
+    if "checkpoints" in arguments:
+        _name_checkpoints(arguments, rest, parser)
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.run is _apply and arguments.out is None and not arguments.dry_run:
         parser.error("apply: --out is required, unless with --dry-run")
+    if arguments.run is _train and arguments.out is None and not arguments.dry_run:
+        parser.error("train: --out is required, unless with --dry-run")
     if arguments.run is _compare and arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
         parser.error("compare: --plot draws SVG; give a name that ends in .svg")
     if arguments.run is _search:
@@ -228,6 +262,18 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         if arguments.intervals and arguments.strategy == "grid":
             parser.error("search: --intervals goes with --strategy paper")
     return arguments
+
+
+def _name_checkpoints(arguments: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Set theta0 (None where theta1 stands alone), theta1 and, for `compare`, the third."""
+    if unknown := [each for each in rest if each.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    given = [*arguments.checkpoints, *rest]
+    most = 3 if arguments.run is _compare else 2
+    if len(given) > most:
+        parser.error(f"at most {most} checkpoints, and {len(given)} are given: {' '.join(given)}")
+    alone = [None] if len(given) == 1 else []
+    arguments.theta0, arguments.theta1, arguments.aligned = [*alone, *given, None][:3]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -256,13 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     apply.set_defaults(run=_apply)
 
     compare = verbs.add_parser("compare", help="how far two checkpoints lie apart, or three, and what they look like")
-    _add_pair(compare)
-    compare.add_argument(
-        "aligned",
-        nargs="?",
-        metavar="ALIGNED",
-        help="with three, they are the pre-trained, the SFT and the aligned checkpoint, as in the paper's Table 1",
-    )
+    _add_pair(compare, "; of three, they are the pre-trained, the SFT and the aligned one, as in the paper's Table 1")
     compare.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the change by layer and kind of module")
     compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
     compare.set_defaults(run=_compare)
@@ -272,19 +312,36 @@ def _parser() -> argparse.ArgumentParser:
     _add_search_options(search)
     search.set_defaults(run=_search)
 
+    train = verbs.add_parser("train", help="preference training by a recipe, to make a pair of one's own")
+    train.add_argument(
+        "recipe", type=Path, metavar="RECIPE.toml", help="one training run; docs/training.md has its keys"
+    )
+    train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; an unfinished one goes on")
+    train.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    train.add_argument(
+        "--save",
+        choices=("float32", "difference", "bfloat16"),
+        help="how models are kept, whatever the recipe says: float32; theta0's place and the difference in bfloat16; "
+        "or plain bfloat16, which loses much of a small step",
+    )
+    train.add_argument("--json", action="store_true", help="print the result, or the plan, as JSON")
+    train.set_defaults(run=_train)
+
     demo = verbs.add_parser("demo", help="the whole way on a small real model, in minutes, offline")
     demo.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: %(default)s")
     demo.set_defaults(run=_demo)
     return parser
 
 
-def _add_pair(parser: argparse.ArgumentParser) -> None:
+def _add_pair(parser: argparse.ArgumentParser, more: str = "") -> None:
+    # One argument, since argparse (before 3.13) takes an optional one for absent where options come first.
     parser.add_argument(
-        "theta0",
-        metavar="THETA0",
-        help="checkpoint before preference training: a folder, or a hub id with or without @revision",
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="THETA0 THETA1, before and after preference training: folders, or hub ids with or without @revision; "
+        f"THETA1 alone where a record beside it names theta0 (what `llm-expo train` made, differences, adapters){more}",
     )
-    parser.add_argument("theta1", metavar="THETA1", help="checkpoint after it")
 
 
 def _add_apply_options(parser: argparse.ArgumentParser) -> None:

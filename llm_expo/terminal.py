@@ -6,6 +6,7 @@ Models' and users' text is shown as it is but for control characters, so that a 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich import box
@@ -18,6 +19,7 @@ from llm_expo.report import words
 from llm_expo.search import Outcome
 from llm_expo.search.outcome import Row
 from llm_expo.search.run import Done, Tried
+from llm_expo.training.events import Kept, Stepped
 from llm_expo.weights import Comparison, Extrapolation, Judgement, Lineage, Written
 from llm_expo.weights.distance import Distance
 
@@ -68,6 +70,40 @@ def search_watched() -> Iterator[Callable[[Done | Tried], None]]:
                 note(f"{event.part}, alpha {words.name(event.alpha)}: reward {event.reward:.3f}{gain}")
 
         yield watch
+
+
+@contextmanager
+def training_watched() -> Iterator[Callable[[Stepped | Kept], None]]:
+    """A bar with an estimate over the steps, and a line for each model that is kept."""
+    with Progress(
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None, left="")
+
+        def watch(event: Stepped | Kept) -> None:
+            if isinstance(event, Stepped):
+                left = f"{timedelta(seconds=round(event.seconds_left))} left"
+                progress.update(
+                    task, completed=event.step, total=event.steps, description=f"loss {event.loss:.4f}", left=left
+                )
+            else:
+                note(f"{event.path}: the model after step {event.step}")
+                show_warnings(event.warnings)
+
+        yield watch
+
+
+def show_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """(what, in words), one below the other."""
+    for what, said in lines:
+        print(_printable(f"{what:8}  {said}"))
 
 
 def show_plan(extrapolation: Extrapolation) -> None:

@@ -13,14 +13,16 @@ ROOT = Path(llm_expo.__file__).parent
 MAY_KNOW = {
     "errors": set(),
     "stats": set(),
+    "records": {"errors"},
     "checkpoints": {"errors"},
     "weights": {"errors", "stats", "checkpoints"},
-    "generation": {"errors", "stats", "checkpoints", "weights"},
+    "generation": {"errors", "stats", "records", "checkpoints", "weights"},
+    "training": {"errors", "records", "checkpoints", "weights"},
     "scoring": {"errors", "stats"},
     "search": {"errors", "stats", "checkpoints", "weights", "generation", "scoring"},
     "report": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search"},
     "demo": {"errors"},
-    "terminal": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search", "report"},
+    "terminal": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search", "report", "training"},
 }
 HEAVY = set(
     "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib "
@@ -69,10 +71,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_package_itself_is_light():
-    assert (
-        not loaded_by("import llm_expo, llm_expo.weights, llm_expo.generation, llm_expo.scoring, llm_expo.search")
-        & HEAVY
-    )
+    rooms = "llm_expo, llm_expo.weights, llm_expo.generation, llm_expo.scoring, llm_expo.search, llm_expo.training"
+    assert not loaded_by(f"import {rooms}, llm_expo.terminal, llm_expo.training.algorithms") & (HEAVY - {"rich"})
 
 
 def test_comparing_needs_no_torch(literal):

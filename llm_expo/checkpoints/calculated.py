@@ -2,9 +2,10 @@
 
     LowRank     base + scale * B @ A, the weight of an adapted module
     Stacked     matrices times a number each, one below the other or side by side: factors of several adapters in one
+    Summed      tensors of one shape times a number each, added up: theta0 and a difference, or that difference itself
 
-Their elements are float32, as is the arithmetic (PEFT merges a float32 model in the same way). Knows nothing of PEFT's
-files or of alpha. numpy is loaded when the first run is read.
+Their elements are float32, as is the arithmetic (PEFT merges a float32 model in the same way). Knows nothing of files'
+formats or of alpha. numpy is loaded when the first run is read.
 """
 
 from collections.abc import Callable
@@ -77,7 +78,7 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """factor * tensor, a matrix."""
+    """factor * tensor."""
 
     tensor: Tensor
     factor: float
@@ -118,8 +119,46 @@ class Stacked:
         return [*divmod(index, self.shape[1])]
 
 
-Calculated = LowRank | Stacked
-Source = Tensor | LowRank | Stacked
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The sum of the parts, element by element, from the first to the last."""
+
+    name: str
+    parts: tuple[Part, ...]  # of one shape
+
+    @property
+    def dtype(self) -> str:
+        """float32, whatever the parts are: what is small beside the first part would not survive in 16 bits."""
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.parts[0].tensor.shape
+
+    @property
+    def file(self) -> Path:
+        """The last part's file, for messages."""
+        return self.parts[-1].tensor.file
+
+    @property
+    def elements(self) -> int:
+        return self.parts[0].tensor.elements
+
+    @property
+    def is_float(self) -> bool:
+        return True
+
+    @property
+    def is_number(self) -> bool:
+        return False
+
+    def position(self, index: int) -> list[int]:
+        """An index into the flattened tensor as one into its shape."""
+        return self.parts[0].tensor.position(index)
+
+
+Calculated = LowRank | Stacked | Summed
+Source = Tensor | Calculated
 
 
 class Calculator:
@@ -143,7 +182,12 @@ class Calculator:
         if len(out):
             # What is not finite is the caller's to find and to name: he looks at the results anyway.
             with np.errstate(over="ignore", invalid="ignore"):
-                self._low_rank(source, at, out) if isinstance(source, LowRank) else self._stacked(source, at, out)
+                if isinstance(source, LowRank):
+                    self._low_rank(source, at, out)
+                elif isinstance(source, Stacked):
+                    self._stacked(source, at, out)
+                else:
+                    self._summed(source, at, out)
 
     def _low_rank(self, source: LowRank, at: int, out: "Floats") -> None:
         out[:] = self._elements(source.base, at, len(out))
@@ -200,6 +244,12 @@ class Calculator:
             for width in (part.tensor.shape[1],)
         ]
         out[:] = np.concatenate(rows, axis=1).reshape(-1)[at - first * columns : end - first * columns]
+
+    def _summed(self, source: Summed, at: int, out: "Floats") -> None:
+        first, *others = source.parts
+        out[:] = self._scaled(first, at, len(out))
+        for part in others:
+            out += self._scaled(part, at, len(out))
 
     def _scaled(self, part: Part, at: int, count: int) -> "Floats":
         import numpy as np

@@ -1,8 +1,8 @@
 """What a model folder says of its own origin, and whether that tells that theta0 and theta1 were swapped.
 
-Three records are read: the card (README.md, `base_model`), llm_expo.json, and in config.json the name of the model that
-transformers had loaded when it saved this one (`_name_or_path`). All are hints: written by hand, copied along, out of
-date. What cannot be read says nothing. Knows nothing of tensors.
+Four records are read: the card (README.md, `base_model`), llm_expo.json, difference.json, and in config.json the name
+of the model that transformers had loaded when it saved this one (`_name_or_path`). All are hints: written by hand,
+copied along, out of date. What cannot be read says nothing. Knows nothing of tensors.
 """
 
 import os
@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_expo.checkpoints.files import open_regular, parse_json, read_bytes, shown
+from llm_expo.checkpoints.files import json_or_nothing, open_regular, shown
 from llm_expo.checkpoints.hub import CARD_NAME, Located
-from llm_expo.checkpoints.layout import CONFIG_NAME
+from llm_expo.checkpoints.layout import CONFIG_NAME, DIFFERENCE_NAME
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError
 
@@ -47,12 +47,13 @@ def _said(folder: Path) -> Iterator[tuple[str, str]]:
     for base in stated if isinstance(stated, list) else [stated]:
         if isinstance(base, str) and base.strip():
             yield CARD_NAME, base.strip()
-    made = _json(folder / PROVENANCE_NAME)
-    for side in (made.get("initial"), made.get("aligned")):
-        for key in ("repo", "path"):
-            if isinstance(side, dict) and isinstance(side.get(key), str) and side[key]:
-                yield PROVENANCE_NAME, side[key]
-    loaded = _json(folder / CONFIG_NAME).get("_name_or_path")
+    for name in (PROVENANCE_NAME, DIFFERENCE_NAME):
+        made = json_or_nothing(folder / name)
+        for side in (made.get("initial"), made.get("aligned")):
+            for key in ("repo", "path"):
+                if isinstance(side, dict) and isinstance(side.get(key), str) and side[key]:
+                    yield name, side[key]
+    loaded = json_or_nothing(folder / CONFIG_NAME).get("_name_or_path")
     if isinstance(loaded, str) and loaded:
         yield CONFIG_NAME, loaded
 
@@ -68,13 +69,6 @@ def _card(path: Path) -> dict[str, object]:
     try:
         return metadata_load(path) or {}
     except Exception:  # noqa: BLE001 (YAML that anybody wrote, for people to read)
-        return {}
-
-
-def _json(path: Path) -> dict[str, object]:
-    try:
-        return parse_json(read_bytes(path), path.name)
-    except CheckpointError:
         return {}
 
 

@@ -19,6 +19,7 @@ from llm_expo.checkpoints.layout import (
     BIN_INDEX_NAME,
     BIN_NAME,
     CONFIG_NAME,
+    DIFFERENCE_NAME,
     INDEX_NAME,
     SINGLE_NAME,
     read_config,
@@ -45,6 +46,7 @@ class Checkpoint:
     index: bytes | None = field(repr=False)
     config: Mapping[str, object] = field(repr=False)  # config.json; empty if there is none
     adapter: "Adapter | None" = field(default=None, repr=False)  # what some of the tensors are calculated from
+    under: "Checkpoint | None" = field(default=None, repr=False)  # theta0, where they are calculated from differences
 
     @classmethod
     def open(cls, spec: str | os.PathLike[str] | Located, *, allow_bin: bool = False) -> "Checkpoint":
@@ -58,7 +60,7 @@ class Checkpoint:
         located = spec if isinstance(spec, Located) else resolve(spec, allow_bin)
         folder = located.folder
         names = _names_in(folder)
-        _refuse_adapter(folder, names)
+        _refuse_parts(folder, names)
         config = read_config(folder) if CONFIG_NAME in names else {}
         refuse_quantised(folder, config)
         begin = weights_begin(names, allow_bin)
@@ -82,12 +84,16 @@ class Checkpoint:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """Every file that its tensors are read from: its own, and the adapter's."""
-        return (*self.files, *(() if self.adapter is None else (self.adapter.file,)))
+        """Every file that its tensors are read from: its own, the adapter's, and those of the theta0 under it."""
+        return (
+            *self.files,
+            *(() if self.adapter is None else (self.adapter.file,)),
+            *(() if self.under is None else self.under.shards),
+        )
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where its files lie: its own folder, and the adapter's."""
+        """Where the files lie that belong to it: its own folder, and the adapter's."""
         return tuple(dict.fromkeys((self.path, *(() if self.adapter is None else (self.adapter.path,)))))
 
     @property
@@ -98,6 +104,11 @@ class Checkpoint:
             for folder in (*self.folders[::-1], self.path)
             if (folder / "tokenizer_config.json").exists() or folder == self.path
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its folder by itself is the model: no tensor is calculated."""
+        return self.adapter is None and self.under is None
 
     @property
     def nbytes(self) -> int:
@@ -117,7 +128,12 @@ def _names_in(folder: Path) -> frozenset[str]:
         raise CheckpointError(f"{shown(folder)}: {reason(error)}") from error
 
 
-def _refuse_adapter(folder: Path, names: frozenset[str]) -> None:
+def _refuse_parts(folder: Path, names: frozenset[str]) -> None:
+    if DIFFERENCE_NAME in names:
+        raise CheckpointError(
+            f"{shown(folder)}: holds a difference from theta0 ({DIFFERENCE_NAME}), where a whole model is wanted; "
+            "write that with: llm-expo apply DIFFERENCE --alpha 0 --dtype float32 --out DIR"
+        )
     # Beside whole weights, too: transformers would then load the adapter's base instead of them.
     for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
         if name in names:

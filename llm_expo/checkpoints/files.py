@@ -96,6 +96,14 @@ def parse_json(raw: bytes, where: str) -> dict[str, object]:
     return parsed
 
 
+def json_or_nothing(path: Path) -> dict[str, object]:
+    """The JSON object in a file that need not be there; empty where there is none that can be read."""
+    try:
+        return parse_json(read_bytes(path), path.name)
+    except CheckpointError:
+        return {}
+
+
 def parse_settings(raw: bytes, where: str) -> dict[str, object]:
     """A JSON object as Python's json module reads it, and so transformers: of a name that stands there twice the last
     value counts, and NaN and Infinity are numbers (Mamba 2's config.json holds Infinity).

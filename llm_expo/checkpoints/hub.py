@@ -18,7 +18,9 @@ from llm_expo.checkpoints.layout import (
     ADAPTER_NAME,
     BIN_INDEX_NAME,
     CONFIG_NAME,
+    DIFFERENCE_NAME,
     INDEX_NAME,
+    difference_files,
     read_config,
     refuse_quantised,
     weights_begin,
@@ -63,11 +65,19 @@ def resolve(spec: str | os.PathLike[str], allow_bin: bool = False) -> Located:
     text = os.fspath(spec)
     if os.path.lexists(text):
         return _on_disk(Path(text))
-    asked = _HUB_ID.fullmatch(text) if isinstance(spec, str) else None
-    if asked is None or ".." in text:  # which no branch may have, and the cache keeps branches as paths
+    asked = hub_id(text) if isinstance(spec, str) else None
+    if asked is None:
         hint = "" if "/" in text else "; a model of the hub is written ORG/NAME or ORG/NAME@REVISION"
         raise CheckpointError(f"{shown(text)}: no such folder{hint}")
-    return _on_hub(shown(text), asked["repo"], asked["revision"], allow_bin)
+    return _on_hub(shown(text), *asked, allow_bin)
+
+
+def hub_id(text: str) -> tuple[str, str | None] | None:
+    """ORG/NAME and the revision of what is written as ORG/NAME[@REVISION]; None for anything else."""
+    asked = _HUB_ID.fullmatch(text)
+    if asked is None or ".." in text:  # which no branch may have, and the cache keeps branches as paths
+        return None
+    return asked["repo"], asked["revision"]
 
 
 def _on_disk(folder: Path) -> Located:
@@ -87,7 +97,8 @@ def _on_hub(spec: str, repo: str, revision: str | None, allow_bin: bool) -> Loca
     try:
         # Told that it is offline, the library need not try and warn.
         pinned = api.resolve_revision(repo, revision=revision, local_files_only=is_offline_mode())
-        small = [CONFIG_NAME, ADAPTER_CONFIG_NAME, CARD_NAME, INDEX_NAME, *([BIN_INDEX_NAME] if allow_bin else [])]
+        small = [CONFIG_NAME, ADAPTER_CONFIG_NAME, DIFFERENCE_NAME, CARD_NAME, INDEX_NAME]
+        small += [BIN_INDEX_NAME] if allow_bin else []
         folder = Path(api.snapshot_download(repo, revision=pinned, allow_patterns=small))
         wanted = _wanted(spec, folder, _names(repo, pinned, folder), allow_bin)
         api.snapshot_download(repo, revision=pinned, allow_patterns=[glob.escape(name) for name in wanted])
@@ -119,6 +130,10 @@ def _wanted(spec: str, folder: Path, names: list[str], allow_bin: bool) -> list[
         return beside + sorted({ADAPTER_NAME} & here)
     if CONFIG_NAME in here:
         refuse_quantised(folder, read_config(folder))
+    if DIFFERENCE_NAME in here:
+        where = folder / DIFFERENCE_NAME
+        record = parse_json(read_bytes(where), f"{shown(where)}: the file")
+        return [*beside, DIFFERENCE_NAME, *difference_files(record, where)]
     begin = weights_begin(here, allow_bin)
     if begin is None:
         raise CheckpointError(f"{spec}: {without_weights(here)}{_hint()}")

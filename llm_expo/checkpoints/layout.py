@@ -3,6 +3,7 @@
 The same rules serve a folder on disk and one that still lies on the hub. Of tensors it sees names and dtypes.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -15,8 +16,11 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAME = "adapter_model.safetensors"
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+DIFFERENCE_NAME = "difference.json"
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
+# In transformers' order: safetensors before pickles, a single file before an index.
+WEIGHTS_BEGIN = (SINGLE_NAME, INDEX_NAME, BIN_NAME, BIN_INDEX_NAME)
 _NAMES_IN_A_MESSAGE = 3
 # (end of a packed tensor's name, what stands in its place in the name of that which unpacks it, the method)
 _PACKED = (
@@ -37,11 +41,8 @@ _PACKED = (
 
 
 def weights_begin(names: Collection[str], allow_bin: bool) -> str | None:
-    """The file to open first: the weights themselves, or the index of their shards; None if there are none.
-
-    The order is transformers': safetensors before pickles, a single file before an index.
-    """
-    wanted = (SINGLE_NAME, INDEX_NAME, BIN_NAME, BIN_INDEX_NAME) if allow_bin else (SINGLE_NAME, INDEX_NAME)
+    """The file to open first: the weights themselves, or the index of their shards; None if there are none."""
+    wanted = WEIGHTS_BEGIN if allow_bin else (SINGLE_NAME, INDEX_NAME)
     return next((name for name in wanted if name in names), None)
 
 
@@ -64,6 +65,18 @@ def without_weights(names: Collection[str]) -> str:
     if not names:
         return f"{wanted}, the folder is empty"
     return f"{wanted}, only {_some(sorted(names))}"
+
+
+def difference_files(record: Mapping[str, object], where: Path) -> list[str]:
+    """The files that a difference's JSON, read from `where`, names. Raises CheckpointError where those are no names."""
+    files = record.get("files")
+    if not isinstance(files, list) or not files:
+        raise CheckpointError(f"{shown(where)}: names no files")
+    for name in files:
+        # A plain name cannot lead outside the folder.
+        if not isinstance(name, str) or not re.fullmatch(r"difference(-\d+-of-\d+)?\.safetensors", name):
+            raise CheckpointError(f'{shown(where)}: "{shown(name)}" is not the name of a difference\'s file')
+    return sorted(set(files))
 
 
 def read_config(folder: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from llm_expo.checkpoints.files import open_regular, parse_settings, read_bytes, read_exactly, reason, shown
-from llm_expo.checkpoints.layout import parts
+from llm_expo.checkpoints.layout import DIFFERENCE_NAME, parts
 from llm_expo.errors import CheckpointError
 
 PROVENANCE_NAME = "llm_expo.json"
@@ -39,7 +39,7 @@ _LEFT_OUT = (
     # what tells of theta1's training and results
     *("README*", "training_args.*", "trainer_*.json", "*_results.json", "events.out.*", "*.log"),
     # hidden files, and what is written anew
-    *(".*", PROVENANCE_NAME, "adapter_config.json"),
+    *(".*", PROVENANCE_NAME, DIFFERENCE_NAME, "adapter_config.json"),
 )
 # Noise that differs between any two checkpoints.
 _NO_DIFFERENCE = {"_name_or_path", "transformers_version"}

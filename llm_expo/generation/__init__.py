@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from llm_expo.generation.engine import Engine, Json, Reply, Request
-from llm_expo.generation.prompts import DEFAULT_PROMPTS, Message, Prompt, read_prompts
+from llm_expo.generation.prompts import DEFAULT_PROMPTS, Prompt, read_prompts
 from llm_expo.generation.sampling import Sampling
+from llm_expo.records import Message
 
 if TYPE_CHECKING:
     from llm_expo.generation.transformers_engine import TransformersEngine

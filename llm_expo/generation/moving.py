@@ -7,7 +7,10 @@ in the files: transformers renames and fuses tensors while it loads, alike on bo
 
 import gc
 import shutil
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError
 from llm_expo.weights import Direction, plan, write
 from llm_expo.weights.memory import DTYPES, extrapolate
@@ -32,13 +36,16 @@ class LiveModel(Protocol):
 class InMemory:
     """theta0 and theta1 in host memory, one live model on the device; a move is one pass of the kernel."""
 
-    def __init__(self, direction: Direction, device: torch.device, trust_remote_code: bool) -> None:
+    def __init__(
+        self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path | None = None
+    ) -> None:
         """`fits_in_memory` has to hold, at the least as far as it is about types."""
         self._initial_dtype, self._aligned_dtype = _file_dtype(direction.initial), _file_dtype(direction.aligned)
-        self._live = load(direction.aligned.path, device, trust_remote_code)
         cpu = torch.device("cpu")
+        with _at(0.0, direction, scratch) as aligned:
+            self._live = load(aligned, device, trust_remote_code)
+            self._aligned = _by_name(load(aligned, cpu, trust_remote_code, self._aligned_dtype))
         self._initial = _by_name(load(direction.initial.path, cpu, trust_remote_code, self._initial_dtype))
-        self._aligned = _by_name(load(direction.aligned.path, cpu, trust_remote_code, self._aligned_dtype))
         live = _by_name(self._live)
         for name in sorted(live.keys() | self._initial.keys() | self._aligned.keys()):
             shapes = [side[name].shape if name in side else None for side in (self._initial, self._aligned, live)]
@@ -74,7 +81,9 @@ class InMemory:
 class OnDisk:
     """theta(alpha) written to a scratch folder and loaded from there: slow, and as large as one model in memory."""
 
-    def __init__(self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path) -> None:
+    def __init__(
+        self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path | None = None
+    ) -> None:
         self._direction = direction
         self._device = device
         self._trust_remote_code = trust_remote_code
@@ -87,21 +96,32 @@ class OnDisk:
             return self._live
         self._live = None
         gc.collect()  # the old model has to be gone before the new one comes
-        if alpha == 0 and self._direction.aligned.adapter is None:
-            self._live = load(self._direction.aligned.path, self._device, self._trust_remote_code)
-        else:
-            # One name, so that a killed run's leftover is cleared by the next.
-            folder = self._scratch / "theta"
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
-                write(plan(self._direction, alpha), folder)
-                self._live = load(folder, self._device, self._trust_remote_code)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                with suppress(OSError):  # where nothing else lies in it
-                    self._scratch.rmdir()
+        with _at(alpha, self._direction, self._scratch) as folder:
+            self._live = load(folder, self._device, self._trust_remote_code)
         self._alpha = alpha
         return self._live
+
+
+@contextmanager
+def _at(alpha: float, direction: Direction, scratch: Path | None) -> Iterator[Path]:
+    """A folder that transformers can load theta(alpha) from, while it is wanted: theta1's own, or one in `scratch`.
+
+    Without `scratch`, in a temporary folder.
+    """
+    if alpha == 0 and direction.aligned.is_whole:
+        yield direction.aligned.path
+        return
+    scratch = scratch or Path(tempfile.mkdtemp(prefix="llm-expo-"))
+    # One name, so that a killed run's leftover is cleared by the next.
+    folder = scratch / "theta"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        write(plan(direction, alpha), folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # where nothing else lies in it
+            scratch.rmdir()
 
 
 def load(
@@ -128,13 +148,16 @@ def load(
 
 
 def fits_in_memory(direction: Direction, device: torch.device) -> bool:
-    """Whether `InMemory` may be used: whole models, one float type a side, memory for all copies and a tenth more."""
-    if any(side.adapter is not None for side in (direction.initial, direction.aligned)):
+    """Whether `InMemory` may be used: no adapters, one float type a side, memory for all copies and a tenth more."""
+    initial, aligned = direction.initial, direction.aligned
+    # An adapter's merged weights are rounded to the base's type when they are written, so that one would move from
+    # another theta1 than `apply` does. A difference's are float32, and written exactly.
+    if not initial.is_whole or aligned.adapter is not None:
         return False
-    if any(_file_dtype(side) is None for side in (direction.initial, direction.aligned)):
+    if any(_file_dtype(side) is None for side in (initial, aligned)):
         return False
-    copies = [direction.initial, direction.aligned] + ([direction.aligned] if device.type == "cpu" else [])
-    needed = sum(side.nbytes for side in copies)
+    copies = [initial, aligned] + ([aligned] if device.type == "cpu" else [])
+    needed = sum(_loaded_size(side) for side in copies)
     return 1.1 * needed < _available_memory()
 
 
@@ -151,6 +174,11 @@ def _available_memory() -> float:
     except (OSError, ValueError, KeyError):
         return available
     return min(available, limit - used)
+
+
+def _loaded_size(checkpoint: Checkpoint) -> int:
+    """Bytes of all tensors."""
+    return sum(prod(tensor.shape) * BITS[tensor.dtype] // 8 for tensor in checkpoint.tensors.values())
 
 
 def _file_dtype(checkpoint: Checkpoint) -> torch.dtype | None:

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_expo.errors import MissingExtraError, PromptError
+from llm_expo import records
+from llm_expo.errors import PromptError
+from llm_expo.records import Message
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PROMPTS = Path(__file__).with_name("prompts.jsonl")
 """320 diverse prompts written for this project; what a search uses when none are given."""
-
-Message = dict[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}, as chat templates take it."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,16 @@ def read_prompts(source: str | Path | None = None) -> list[Prompt]:
         source = DEFAULT_PROMPTS
     if isinstance(source, str) and source.startswith("hub:"):
         return _unique(_from_hub(source), source)
-    return _unique(_from_jsonl(Path(source)), str(source))
+    found = records.from_jsonl(Path(source), PromptError)
+    return _unique(((place, _prompt(record, place)) for place, record in found), str(source))
 
 
-def _unique(records: Iterable[tuple[str, Prompt]], source: str) -> list[Prompt]:
-    """Each prompt once; `records` come with the place that an error would name."""
+def _unique(found: Iterable[tuple[str, Prompt]], source: str) -> list[Prompt]:
+    """Each prompt once; `found` comes with the place that an error would name."""
     places: dict[str, str] = {}
     by_messages: dict[str, Prompt] = {}
     repeated = 0
-    for place, prompt in records:
+    for place, prompt in found:
         key = json.dumps(prompt.messages, sort_keys=True)
         if key in by_messages:
             repeated += 1
@@ -63,37 +63,12 @@ def _unique(records: Iterable[tuple[str, Prompt]], source: str) -> list[Prompt]:
     return list(by_messages.values())
 
 
-def _from_jsonl(path: Path) -> Iterator[tuple[str, Prompt]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise PromptError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise PromptError(f"{place}: not JSON: {error}") from None
-        yield place, _prompt(record, place)
-
-
 def _from_hub(source: str) -> Iterator[tuple[str, Prompt]]:
     parts = source.split(":")
     if len(parts) not in (3, 4) or not all(parts):
         raise PromptError(f"{source}: write hub:DATASET:SPLIT or hub:DATASET:SPLIT:FIELD")
     name, split, field = parts[1], parts[2], parts[3] if len(parts) == 4 else None
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", "hub-prompts") from None
-    try:
-        rows = datasets.load_dataset(name, split=split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise PromptError(f"{source}: cannot be loaded: {error}") from None
+    rows = records.from_hub(source, name, split, "hub-prompts", PromptError)
     if field is not None and field not in rows.column_names:
         raise PromptError(f"{source}: has no field {field!r}; it has {', '.join(rows.column_names)}")
     for number, row in enumerate(rows):
@@ -103,41 +78,21 @@ def _from_hub(source: str) -> Iterator[tuple[str, Prompt]]:
 
 def _prompt(record: object, place: str) -> Prompt:
     if not isinstance(record, Mapping):
-        raise PromptError(f'{place}: a record is an object such as {{"prompt": "..."}}, this is {_kind(record)}')
+        raise PromptError(f'{place}: a record is an object such as {{"prompt": "..."}}, this is {records.kind(record)}')
     # Preference data sets hold both: `prompt` is the question, `messages` the question with a reply.
     content = record.get("messages") if record.get("prompt") is None else record["prompt"]
     if content is None:
         fields = ", ".join(map(str, record)) or "no fields"
         raise PromptError(f"{place}: neither `prompt` nor `messages`; it has {fields}")
-    messages = [{"role": "user", "content": content}] if isinstance(content, str) else content
-    if not isinstance(messages, list) or not messages:
-        raise PromptError(f"{place}: the prompt is {_kind(content)}, not a text or a list of messages")
-    checked = tuple(_message(message, place) for message in messages)
+    checked = tuple(records.conversation(content, "the prompt", place, PromptError))
     if checked[-1]["role"] != "user":
         raise PromptError(f"{place}: the last message is the {checked[-1]['role']}'s; a prompt ends with the user's")
     identity = record.get("id")
     if identity is None:
         identity = hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()[:12]
     elif not isinstance(identity, str | int) or isinstance(identity, bool):
-        raise PromptError(f"{place}: the id is {_kind(identity)}, not a text or a whole number")
+        raise PromptError(f"{place}: the id is {records.kind(identity)}, not a text or a whole number")
     prompt = Prompt(str(identity), checked)
-    try:
-        for text in (prompt.id, *(text for message in checked for text in message.values())):
-            text.encode()
-    except UnicodeEncodeError:
-        raise PromptError(f"{place}: holds half of a character (a lone surrogate), which is no text") from None
+    texts = (text for message in checked for text in message.values())
+    records.refuse_surrogates((prompt.id, *texts), place, PromptError)
     return prompt
-
-
-def _message(message: object, place: str) -> Message:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise PromptError(f'{place}: a message is {{"role": ..., "content": ...}}')
-    content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
-        raise PromptError(f"{place}: the {message['role']}'s message has no text")
-    return {"role": message["role"], "content": content}
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list"}
-    return names.get(type(value), "an object")

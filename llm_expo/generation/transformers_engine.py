@@ -6,7 +6,6 @@ else about generation (cache, masks, positions, stopping) is left to transformer
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -45,7 +44,7 @@ class TransformersEngine:
         sampling: how replies are drawn.
         device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
         low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
-        scratch: the folder for that; a temporary one if None.
+        scratch: the folder for that, and for a theta1 that is a difference; a temporary one if None.
         trust_remote_code: let the checkpoints' own Python code run.
     """
 
@@ -76,11 +75,10 @@ class TransformersEngine:
         """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
         pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
         if self._low_memory or not fits_in_memory(pair, self._device):
-            scratch = self._scratch or Path(tempfile.mkdtemp(prefix="llm-expo-"))
-            logger.info("writing each theta(alpha) to %s and loading it from there", scratch)
-            return OnDisk(pair, self._device, self._trust_remote_code, scratch)
+            logger.info("writing each theta(alpha) to %s and loading it from there", self._scratch or "the disk")
+            return OnDisk(pair, self._device, self._trust_remote_code, self._scratch)
         logger.info("loading both checkpoints into memory, %.2f GB", size / 1e9)
-        return InMemory(pair, self._device, self._trust_remote_code)
+        return InMemory(pair, self._device, self._trust_remote_code, self._scratch)
 
     @cached_property
     def _stops(self) -> list[int]:

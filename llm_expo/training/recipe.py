@@ -71,6 +71,7 @@ class Recipe:
     max_length: Count = 1024  # tokens of prompt and reply
     max_prompt_length: Count | None = None  # tokens
     too_long: Literal["drop", "truncate", "refuse"] = "drop"  # records beyond these limits
+    degenerate: Literal["refuse", "drop"] = "refuse"  # records with chosen equal to rejected, or a reply without text
 
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # of the arithmetic (autocast); weights stay float32
     gradient_checkpointing: bool = False  # less memory for more time
@@ -84,8 +85,10 @@ class Recipe:
     trl: dict[str, Any] = field(default_factory=dict)  # fields of TRL's configuration, as they are
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, save: Save | None = None) -> Recipe:
     """The recipe of a TOML file; `model` and `data` become absolute where they are files or folders beside it.
+
+    save: in the place of the recipe's own.
 
     Raises RecipeError, with every mistake at once: unknown keys with the nearest known one, wrong types, impossible
     values.
@@ -98,6 +101,7 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
+    stated |= {} if save is None else {"save": save}
     wrong = _unknown(stated, Recipe, "")
     if isinstance(lora := stated.get("lora"), dict):
         wrong += _unknown(lora, Lora, "lora.")
@@ -106,9 +110,45 @@ def read_recipe(path: Path) -> Recipe:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(stated, default=str), strict=True)
     except ValidationError as error:
         wrong += [_mistake(each) for each in error.errors() if each["type"] != "unexpected_keyword_argument"]
+    if not wrong:
+        wrong = impossible(recipe)
     if wrong:
         raise RecipeError(f"{path}: {'; '.join(wrong)}")
     return replace(recipe, model=_beside(path, recipe.model), data=_beside(path, recipe.data))
+
+
+def impossible(recipe: Recipe) -> list[str]:
+    """What is wrong with a recipe whatever its data and machine are: settings that cannot go together."""
+    wrong = []
+    if recipe.max_prompt_length is not None and recipe.max_prompt_length >= recipe.max_length:
+        wrong.append(
+            f"max_prompt_length = {recipe.max_prompt_length} leaves no room for a reply in max_length = "
+            f"{recipe.max_length}"
+        )
+    if recipe.micro_batch_size is not None and recipe.batch_size % recipe.micro_batch_size:
+        wrong.append(f"micro_batch_size = {recipe.micro_batch_size} does not divide batch_size = {recipe.batch_size}")
+    if recipe.steps is not None and recipe.epochs != 1.0:
+        wrong.append(f"steps = {recipe.steps} and epochs = {recipe.epochs:g} both say how long; give one of them")
+    shares = [each for each in recipe.save_at if isinstance(each, float)]
+    if any(share > 1 for share in shares):
+        wrong.append(f"save_at = {max(shares):g} is beyond the end: a number with a point is a share of all steps")
+    elif recipe.fraction_of == "prefix" and any(share > recipe.fraction for share in shares):
+        wrong.append(f"save_at = {max(shares):g} is beyond the end, fraction = {recipe.fraction:g} of the same steps")
+    if recipe.algorithm == "sft" and recipe.order == "length_biased":
+        wrong.append('order = "length_biased" compares two replies, and sft has one')
+    if recipe.algorithm == "kto":
+        if recipe.order != "random":
+            wrong.append(f'order = "{recipe.order}" is for pairs; kto takes single replies, in random order')
+        if 1 in (recipe.batch_size, recipe.micro_batch_size):
+            wrong.append("kto needs two replies at once or more: its KL term pairs each prompt with another's reply")
+    if recipe.algorithm == "reward":
+        if recipe.too_long == "truncate":
+            wrong.append('too_long = "truncate" is not for reward, whose score is read at the end; use "drop"')
+        if recipe.save == "difference":
+            wrong.append('save = "difference" is not for reward, whose head theta0 does not have; use "float32"')
+    if recipe.lora is not None and recipe.save == "difference":
+        wrong.append('save = "difference" is for whole models; an adapter is small as it is')
+    return wrong
 
 
 def _unknown(stated: Mapping[str, Any], of: type[Recipe] | type[Lora], prefix: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The pair (initial = theta0, aligned = theta1) and whether it may be extrapolated. Knows nothing of alpha."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -7,22 +8,27 @@ from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.adapted import adapted
 from llm_expo.checkpoints.adapter import Adapter, holds_adapter
 from llm_expo.checkpoints.cards import swapped
+from llm_expo.checkpoints.difference import Difference, holds_difference, shifted
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.hub import resolve
+from llm_expo.checkpoints.hub import Located, resolve
+from llm_expo.checkpoints.layout import DIFFERENCE_NAME
+from llm_expo.checkpoints.origins import initial_of, open_initial
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError, MismatchError
 from llm_expo.weights.hints import hints
 from llm_expo.weights.pairing import NewRows, Pairing, pair
 
+logger = logging.getLogger(__name__)
+
 # As many as still can be read in one line of an error.
 _NAMED = 12
-
 
 Side = Checkpoint | Adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """theta0 and theta1 as they lie on disk: whole models, or adapters."""
+    """theta0 and theta1 as they lie on disk: whole models, adapters, or differences, which are seen whole."""
 
     initial: Side
     aligned: Side
@@ -31,15 +37,19 @@ class Sides:
     @classmethod
     def open(
         cls,
-        initial: str | os.PathLike[str],
+        initial: str | os.PathLike[str] | None,
         aligned: str | os.PathLike[str],
         *,
         base: str | os.PathLike[str] | None = None,
         allow_bin: bool = False,
         as_given: bool = False,
     ) -> "Sides":
-        """Open theta0 and theta1: folders or hub ids, with or without @revision, of whole models or LoRA adapters.
+        """Open theta0 and theta1: folders or hub ids, with or without @revision.
 
+        Each may be a whole model, a LoRA adapter, or a difference (checkpoints/difference.py), which lies on theta0 if
+        that is the one that it belongs to, else on what it names itself.
+
+        initial:   None takes what theta1's own record names (checkpoints/origins.py).
         base:      of adapters; by default theta0 if that is a whole model, else what the adapter itself names.
         allow_bin: see Checkpoint.open.
         as_given:  do not ask the two models' own records (cards.py) which of them was made from the other.
@@ -47,9 +57,15 @@ class Sides:
         Raises CheckpointError for what cannot be read, MismatchError where theta0 says that it was made from theta1;
         does not compare tensors.
         """
+        if initial is None:
+            theta1 = resolve(aligned, allow_bin)
+            theta0: Side = _recorded(theta1, allow_bin)
+        else:
+            theta0 = _open_side(resolve(initial, allow_bin), allow_bin)
+            theta1 = resolve(aligned, allow_bin)
         sides = cls(
-            _open_side(initial, allow_bin),
-            _open_side(aligned, allow_bin),
+            theta0,
+            _open_side(theta1, allow_bin, theta0),
             None if base is None else Checkpoint.open(base, allow_bin=allow_bin),
         )
         evidence = None if as_given else swapped(sides.initial.located, sides.aligned.located)
@@ -85,9 +101,25 @@ class Sides:
             ) from None
 
 
-def _open_side(spec: str | os.PathLike[str], allow_bin: bool) -> Side:
-    located = resolve(spec, allow_bin)
+def _open_side(located: Located, allow_bin: bool, initial: Side | None = None) -> Side:
+    """`initial`: what may be the theta0 of a difference."""
+    if holds_difference(located.folder):
+        given = initial if isinstance(initial, Checkpoint) else None
+        return shifted(Difference.open(located), given, allow_bin=allow_bin)
     return Adapter.open(located) if holds_adapter(located.folder) else Checkpoint.open(located, allow_bin=allow_bin)
+
+
+def _recorded(aligned: Located, allow_bin: bool) -> Checkpoint:
+    """The theta0 that theta1's record names."""
+    origin = initial_of(aligned)
+    if origin is None:
+        raise CheckpointError(
+            f"{shown(aligned.repo or aligned.folder)}: no record beside it says from which theta0 it was made (a "
+            f"training's {PROVENANCE_NAME}, {DIFFERENCE_NAME}, or an adapter's settings); give both, theta0 first"
+        )
+    initial = open_initial(origin, allow_bin=allow_bin)
+    logger.info("theta0 is %s, as %s says", shown(initial.path), shown(origin.said_by))
+    return initial
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +132,7 @@ class Direction:
     @classmethod
     def open(
         cls,
-        initial: str | os.PathLike[str],
+        initial: str | os.PathLike[str] | None,
         aligned: str | os.PathLike[str],
         *,
         base: str | os.PathLike[str] | None = None,

@@ -5,6 +5,7 @@ theta1's headers drive it; there is no list of architectures. stream.py carries 
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -234,11 +235,9 @@ def _layout(aligned: Checkpoint) -> list[tuple[Shard, list[str]]]:
 
 def _output_name(shard: Shard) -> str:
     name = shard.path.name
-    return (
-        name
-        if name.endswith(".safetensors")
-        else name.replace("pytorch_model", "model", 1).removesuffix(".bin") + ".safetensors"
-    )
+    if name.endswith(".bin"):
+        return name.replace("pytorch_model", "model", 1).removesuffix(".bin") + ".safetensors"
+    return re.sub(r"^difference", "model", name)
 
 
 def _targets(shard: Shard, sources: Sequence[Source], code: str | None) -> tuple[bytes, list[Tensor]]:
@@ -299,8 +298,8 @@ def _theta1s(target: Tensor, aligned: Source, why: str) -> Step:
 
 def _index(aligned: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
     """theta1's own index while it is true; else a new one, for several files."""
-    headers = [shard.header for shard in aligned.files]
-    if headers == [file.header for file in files]:
+    theirs = [(shard.path.name, shard.header) for shard in aligned.files]
+    if theirs == [(file.name, file.header) for file in files]:
         return aligned.index
     if len(files) == 1:
         return None

@@ -1,16 +1,17 @@
 """What hints at the wrong pair without forbidding it: text becomes tokens, or weights become a model, in two ways.
 
-Looks at the files beside the weights, and at no tensor.
+Looks at the files beside the weights, theta1's record of its theta0 among them, and at no tensor.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints import Checkpoint, fingerprint
 from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME
+from llm_expo.checkpoints.origins import initial_of
 from llm_expo.checkpoints.sidefiles import differences
 
 # As many as still can be read in one line.
@@ -40,7 +41,7 @@ _NO_MATTER = {
 
 
 def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
-    """A line for each file that tokenizes in another way, tokens of other ids, config.json, and an adapter's base.
+    """A line for each file that tokenizes differently, tokens of other ids, config.json, another base or theta0.
 
     Raises CheckpointError for a file that cannot be read.
     """
@@ -72,6 +73,15 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
         if merged or under.adapter is None:
             warning = other_base(side.adapter, under.path, under.located.repo or under.path)
             found += [] if warning is None else [warning]
+    origin = initial_of((aligned.adapter or aligned).located)
+    if origin is not None and origin.fingerprint is not None:
+        here = fingerprint(initial)
+        if here != origin.fingerprint:
+            found.append(
+                f"{shown(origin.said_by)}: theta1 was made from {shown(origin.places[0])} (fingerprint "
+                f"{shown(origin.fingerprint)}), and theta0 {shown(initial.path)} has the fingerprint {here}: if it is "
+                "another checkpoint, the direction is not that of the training"
+            )
     settings = _changed(initial.config, aligned.config)
     if settings:
         more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []

@@ -217,7 +217,8 @@ class _Worker:
     def _not_finite(self, each: Move, at: int) -> ExpoError:
         """What is not finite at a flat index of a step: an input, or the result."""
         initial, aligned = (self._value(side, at) for side in (each.initial, each.aligned))
-        for side, source, value in (("theta0", each.initial, initial), ("theta1", each.aligned, aligned)):
+        # theta1 first: where it is only converted, it stands in for theta0.
+        for side, source, value in (("theta1", each.aligned, aligned), ("theta0", each.initial, initial)):
             if value - value != 0:  # NaN or infinite
                 return CheckpointError(
                     f"{shown(source.file)} ({side}): {shown(source.name)} holds {value} at index "

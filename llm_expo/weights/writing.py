@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from llm_expo.checkpoints import Checkpoint
-from llm_expo.checkpoints.hub import Located
 from llm_expo.checkpoints.layout import INDEX_NAME
+from llm_expo.checkpoints.origins import place
 from llm_expo.checkpoints.reader import Reader
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
 from llm_expo.errors import ExpoError
@@ -96,7 +96,7 @@ def write(
     out = Path(out)
     report = progress if progress is not None else lambda _: None
     direction = extrapolation.direction
-    refuse_output(out, tuple(path for side in extrapolation.inputs for path in side.folders))
+    refuse_output(out, tuple(dict.fromkeys(shard.path.parent for shard in extrapolation.shards)))
     beside = _beside(direction.aligned)
     warnings = (*extrapolation.notes, *direction.warnings())
     machine: AbstractContextManager[int] = nullcontext(workers or min(_cores(), _MOST_WORKERS))
@@ -112,17 +112,15 @@ def write(
                 f"theta0 {direction.initial.path} and theta1 {direction.aligned.path} hold the same numbers in every "
                 "tensor that would be moved: there is no direction to go"
             )
-        for name, raw in extrapolation.made.items():
+        provenance = f"{json.dumps(_provenance(extrapolation, tally, warnings), indent=2)}\n".encode()
+        for name, raw in {PROVENANCE_NAME: provenance, **extrapolation.made}.items():
             with created(partial.folder / name) as fd:
                 write_exactly(fd, memoryview(raw), 0)
-            report(len(raw))
+        report(sum(map(len, extrapolation.made.values())))
         for name, path in beside.items():
             (partial.folder / name).parent.mkdir(exist_ok=True)
             with created(partial.folder / name) as fd, open(fd, "wb", closefd=False) as writing:
                 writing.writelines(side_file(path, extrapolation.dtype))
-        with created(partial.folder / PROVENANCE_NAME) as fd, open(fd, "w", encoding="utf-8", closefd=False) as text:
-            json.dump(_provenance(extrapolation, tally, warnings), text, indent=2)
-            text.write("\n")
         nbytes = sum(path.stat().st_size for path in partial.folder.rglob("*") if path.is_file())
     return Written(
         path=out,
@@ -271,16 +269,11 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
     }
 
 
-def _place(located: Located) -> dict[str, object]:
-    """Where a checkpoint lies: the path as given, since the hub cache's links mean something, and its commit."""
-    known = {key: value for key, value in asdict(located).items() if key != "folder" and value is not None}
-    return {"path": os.path.abspath(located.folder), **known}  # noqa: PTH100
-
-
 def _origin(checkpoint: Checkpoint) -> dict[str, object]:
     return {
-        **_place(checkpoint.located),
-        **({} if checkpoint.adapter is None else {"adapter": _place(checkpoint.adapter.located)}),
+        **place(checkpoint.located),
+        **({} if checkpoint.adapter is None else {"adapter": place(checkpoint.adapter.located)}),
+        **({} if checkpoint.under is None else {"difference_from": place(checkpoint.under.located)}),
         "files": [{"name": shard.path.name, "bytes": shard.size} for shard in checkpoint.shards],
     }
 

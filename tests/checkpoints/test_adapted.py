@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from reading import tensors_of
 from safetensors.torch import load_file
 
 from llm_expo.checkpoints import Checkpoint
@@ -17,21 +18,6 @@ from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.calculated import LowRank
 from llm_expo.checkpoints.reader import Buffer, Reader
 from llm_expo.errors import CheckpointError, MismatchError
-
-
-def tensors_of(checkpoint: Checkpoint, run: int | None = None) -> dict[str, torch.Tensor]:
-    """Every tensor in float32, read in runs of that many elements."""
-    found = {}
-    with Reader(checkpoint.shards) as reader:
-        for name, source in checkpoint.tensors.items():
-            parts = []
-            for at in range(0, source.elements, run or source.elements):
-                count = min(run or source.elements, source.elements - at)
-                view, dtype = reader.elements(source, at, count, Buffer(count * 8))
-                kind = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[dtype]
-                parts.append(torch.frombuffer(bytearray(view), dtype=kind).float())
-            found[name] = torch.cat(parts).reshape(source.shape)
-    return found
 
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:

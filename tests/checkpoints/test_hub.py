@@ -16,11 +16,13 @@ import pytest
 import torch
 from hub_server import Hub, Server
 from huggingface_hub import constants, file_download
+from safetensors.torch import load_file
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.hub import Located, resolve
 from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.errors import CheckpointError
+from llm_expo.weights import Direction, plan, write, write_difference
 
 CLUTTER = {
     "README.md": b"---\nbase_model: org/base\n---\n",
@@ -347,3 +349,23 @@ def test_a_folder_wins(hub: Hub, files, tmp_path: Path) -> None:
     (tmp_path / "org" / "broken").symlink_to("gone")
     assert resolve("org/broken") == Located(Path("org/broken"))
     assert hub.requests == []
+
+
+def test_a_difference_and_the_theta0_that_it_names(hub: Hub, files, tmp_path: Path) -> None:
+    commit = hub.add("org/sft", files(1.0))
+    hub.add("org/sft", files(5.0))
+    theta0 = Checkpoint.open(f"org/sft@{commit}")
+    (tmp_path / "trained").mkdir()
+    for name, content in files(1.25).items():
+        (tmp_path / "trained" / name).write_bytes(content)
+    write_difference(theta0, Checkpoint.open(tmp_path / "trained"), tmp_path / "kept")
+    made = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    hub.add("org/dpo", made | CLUTTER | {"difference-00001-of-00009.safetensors": b"0"})
+    shutil.rmtree(tmp_path / "cache")
+    hub.requests.clear()
+    pair = Direction.open(None, "org/dpo")
+    assert hub.fetched() == set(made) | BESIDE | {"model.safetensors"}
+    assert (pair.initial.located.repo, pair.initial.located.commit) == ("org/sft", commit)
+    write(plan(pair, 1.0), tmp_path / "moved")
+    moved = load_file(tmp_path / "moved" / "model.safetensors")
+    assert all(tensor.tolist() == [1.5] * 64 for tensor in moved.values())

@@ -1,6 +1,7 @@
 """The engine on tiny random models: what is generated, with which noise, and by which weights."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from llm_expo.checkpoints import Checkpoint
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine
 from llm_expo.generation.moving import InMemory, OnDisk, fits_in_memory
 from llm_expo.testing import WORDS, tiny_pair
-from llm_expo.weights import Direction, apply
+from llm_expo.weights import Direction, apply, plan, write, write_difference
 
 CPU = torch.device("cpu")
 SAMPLING = Sampling(max_tokens=12)
@@ -71,6 +73,30 @@ def test_live_weights_of_a_pair_with_two_dtypes(tmp_path):
     apply(theta0, theta1, 0.7, tmp_path / "out")
     live = InMemory(Direction.open(theta0, theta1), CPU, False).at(0.7)
     assert_same_bits(weights(live), weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out")))
+
+
+def test_live_weights_of_a_difference(tmp_path):
+    """transformers cannot load it: it is written whole once, and then moved in memory as any other pair."""
+    theta0, _ = tiny_pair(tmp_path / "a", dtype="bfloat16")
+    _, theta1 = tiny_pair(tmp_path / "b", dtype="float32")
+    write_difference(Checkpoint.open(theta0), Checkpoint.open(theta1), tmp_path / "kept")
+    direction = Direction.open(None, tmp_path / "kept")
+    assert fits_in_memory(direction, CPU)
+    scratch = tmp_path / "scratch"
+    live, disk = InMemory(direction, CPU, False, scratch), OnDisk(direction, CPU, False, scratch)
+    assert not scratch.exists()
+    for alpha in (0.0, 0.3, -1.0, 0.0):
+        write(plan(direction, alpha), tmp_path / "out")
+        written = weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
+        assert {tensor.dtype for tensor in written.values()} == {torch.float32}
+        assert_same_bits(weights(live.at(alpha)), written)
+        assert_same_bits(weights(disk.at(alpha)), written)
+        shutil.rmtree(tmp_path / "out")
+    engine = TransformersEngine(direction, SAMPLING, device="cpu")
+    [replies] = engine.generate(0.3, [requests(engine, 1, 2)])
+    assert all(reply.tokens for reply in replies)
+    # as theta0 it is written for each alpha
+    assert not fits_in_memory(Direction.open(tmp_path / "kept", theta1, as_given=True), CPU)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_neox"])

@@ -1,0 +1,124 @@
+"""The folder of a run: whom it belongs to, what it was begun with, where a killed run goes on. Knows no models.
+
+OUT/recipe.json      what the run was begun with: another recipe, theta0 or data is refused
+OUT/metrics.jsonl    a line for each step
+OUT/step-N           a model that the recipe asked for at step N; a folder of this name is whole
+OUT/model            the last one
+OUT/work/            the records as TRL takes them, and the last state; goes when the run is finished
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm_expo.checkpoints.files import shown
+from llm_expo.errors import OutputError
+
+SETTINGS, METRICS = "recipe.json", "metrics.jsonl"
+
+# TRL's names: a state's folder, and the file in it that is written last.
+_STATE, _WRITTEN_LAST = "checkpoint-", "trainer_state.json"
+
+
+def records_of(out: Path) -> Path:
+    return out / "work" / "records"
+
+
+def states_of(out: Path) -> Path:
+    return out / "work" / "states"
+
+
+@contextmanager
+def begun(out: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Take hold of `out` for one run with these settings (JSON), and let go of it afterwards.
+
+    Raises OutputError: in use, begun with other settings (which are named), or a folder of something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    stated = out / SETTINGS
+    if not stated.exists() and any(entry.name not in (METRICS, "lock", "work") for entry in out.iterdir()):
+        raise OutputError(f"{shown(out)}: holds something else, not a training; name a new folder")
+    fd = os.open(out / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"{shown(out)}: another run is at work in it") from None
+        if stated.exists():
+            _same_settings(out, json.loads(stated.read_text()), json.loads(json.dumps(settings)))
+        else:
+            unfinished = out / "work" / SETTINGS
+            unfinished.parent.mkdir(exist_ok=True)
+            unfinished.write_text(json.dumps(settings, indent=2) + "\n")
+            unfinished.rename(stated)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _same_settings(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    before, after = _flat(then), _flat(now)
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            raise OutputError(
+                f"{shown(out)}: was begun with {key} = {json.dumps(before.get(key))}, now it is "
+                f"{json.dumps(after.get(key))}; name a new folder, or go back to that"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def last_state(out: Path) -> Path | None:
+    """The state to go on from, None for a new run."""
+    whole = [state for state in states_of(out).glob(f"{_STATE}*") if _is_whole(state)]
+    return max(whole, key=step_of, default=None)
+
+
+def remove_unfinished_states(out: Path) -> None:
+    for state in states_of(out).glob(f"{_STATE}*"):
+        if not _is_whole(state):
+            shutil.rmtree(state)
+
+
+def step_of(state: Path | None) -> int:
+    return int(state.name.removeprefix(_STATE)) if state is not None else 0
+
+
+def _is_whole(state: Path) -> bool:
+    try:
+        json.loads((state / _WRITTEN_LAST).read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def append_metrics(out: Path, row: dict[str, Any]) -> None:
+    with (out / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def forget_metrics_after(out: Path, step: int) -> None:
+    """Drop the lines of steps that will be trained again; the line that a kill tore is one of these."""
+    path = out / METRICS
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    unfinished = path.with_name(f"{METRICS}.partial")
+    unfinished.write_text("".join(kept), encoding="utf-8")
+    unfinished.rename(path)

@@ -1,0 +1,104 @@
+"""A trainer's state becomes a model folder: the trained weights, theta0's files beside them, and the record of the run.
+
+The folder is written as `apply` writes one: whole or not at all.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.adapter import Adapter
+from llm_expo.checkpoints.hub import Located
+from llm_expo.checkpoints.layout import ADAPTER_NAME, CONFIG_NAME, INDEX_NAME
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
+from llm_expo.errors import TrainingError
+from llm_expo.training.events import Kept
+from llm_expo.training.recipe import Recipe, Save
+from llm_expo.weights import Direction, plan, write
+from llm_expo.weights.adapters import plan_adapter
+from llm_expo.weights.differences import share_kept, write_difference
+from llm_expo.weights.partial import created, partial_folder
+
+
+def keep(state: Path, step: int, out: Path, recipe: Recipe, theta0: Checkpoint, record: Mapping[str, Any]) -> Kept:
+    """Make the model folder `out` of TRL's `state` at `step`, as `recipe.save` says.
+
+    record: what llm_expo.json is to say of it (record.py).
+
+    Raises TrainingError for a state that holds no whole model; OutputError.
+    """
+    said = f"{json.dumps(record, indent=2)}\n".encode()
+    if (state / ADAPTER_NAME).exists():
+        planned = plan_adapter(theta0, Adapter.open(Located(state)), 0.0)
+        write(replace(planned, made={**planned.made, PROVENANCE_NAME: said}), out)
+        return Kept(out, step, ())
+    with _staged(state, recipe, theta0) as staged:
+        (staged / PROVENANCE_NAME).write_bytes(said)
+        if recipe.algorithm == "reward":  # whose head theta0 lacks, so that there is no direction between the two
+            _copy(staged, out)
+            return Kept(out, step, ())
+        trained = Checkpoint.open(Located(staged))
+        direction = Direction(theta0, trained)
+        if recipe.save == "difference":
+            share = write_difference(theta0, trained, out).kept.difference
+        else:
+            dtype = recipe.save
+            write(replace(plan(direction, 0.0, dtype=dtype), made={PROVENANCE_NAME: said}), out)
+            share = share_kept(direction).bfloat16 if dtype == "bfloat16" else None
+    return Kept(out, step, _lost(recipe.save, share))
+
+
+def _lost(save: Save, share: float | None) -> tuple[str, ...]:
+    """A warning, where more is lost than rounding the direction itself to 16 bits would lose."""
+    if share is None or abs(1 - share) < 0.01:
+        return ()
+    return (
+        f'save = "{save}" keeps {share:.1%} of the direction from theta0: its steps are smaller than the weights can '
+        'tell; "difference" or "float32" keep it',
+    )
+
+
+def _copy(staged: Path, out: Path) -> None:
+    files = [path for path in staged.rglob("*") if not path.is_dir()]
+    with partial_folder(out, sum(path.stat().st_size for path in files)) as partial:
+        for path in files:
+            target = partial.folder / path.relative_to(staged)
+            target.parent.mkdir(exist_ok=True)
+            with created(target) as fd, path.open("rb") as source, open(fd, "wb", closefd=False) as copy:
+                shutil.copyfileobj(source, copy)
+
+
+@contextmanager
+def _staged(state: Path, recipe: Recipe, theta0: Checkpoint) -> Iterator[Path]:
+    """A folder of links: TRL's weights, theta0's tokenizer and templates, and a config.json that tells of float32.
+
+    TRL writes a tokenizer, too, but as the trainer has changed it: with a padding token that theta0's lacks.
+    """
+    staged = state.with_name("model")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    try:
+        weights = [*state.glob("model*.safetensors"), *state.glob(INDEX_NAME)]
+        if not weights:
+            raise TrainingError(
+                f"{state}: the processes saved no whole model; in accelerate's settings, let FSDP save a "
+                "FULL_STATE_DICT, and DeepSpeed gather the 16-bit weights"
+            )
+        for path in weights:
+            (staged / path.name).symlink_to(path.resolve())
+        for name in side_files(theta0.path):
+            if name != CONFIG_NAME:
+                (staged / name).parent.mkdir(exist_ok=True)
+                (staged / name).symlink_to((theta0.path / name).resolve())
+        # A reward model's architecture is not theta0's.
+        config = (state if recipe.algorithm == "reward" else theta0.path) / CONFIG_NAME
+        with (staged / CONFIG_NAME).open("wb") as file:
+            file.writelines(side_file(config, "float32"))
+        yield staged
+    finally:
+        shutil.rmtree(staged)

@@ -1,0 +1,331 @@
+"""What a recipe would do, before it is done: records, steps, tokens, memory, time. Trains nothing, writes nothing.
+
+Steps and records are exact. Memory and time are estimates, from sizes of the model that its configuration gives (no
+weights are read) and a matrix product that is timed on this machine.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_expo.checkpoints.hub import hub_id
+from llm_expo.errors import RecipeError
+from llm_expo.training.algorithms import algorithm
+from llm_expo.training.data import open_rows, read_records
+from llm_expo.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+_OPTIMIZER_STATE = {"adamw": 2, "adagrad": 1, "rmsprop": 1}
+"""Float32 numbers that the optimizer keeps for each weight that it trains."""
+
+_LAYER_BYTES = 34
+"""Bytes that a layer keeps for the gradients, per token and hidden unit, in 16-bit arithmetic without the attention
+matrix, which no current kernel keeps (Korthikanti et al. 2022, arXiv 2205.05198, Eq. 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How a run is cut into steps; a step is one update of the weights."""
+
+    schedule: int  # over so many the learning rate runs its course
+    warmup: int  # of them
+    trained: int  # of them
+    saves: tuple[int, ...]  # models are saved after these, ascending; the last is `trained`
+    resume_every: int  # a state to go on from is kept after so many
+    micro_batch: int  # records that a process works on at once
+    accumulation: int  # times, for one step
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes in one process that holds all of the model; FSDP or ZeRO-3 share all but the activations among them."""
+
+    weights: int  # float32
+    gradients: int  # float32
+    optimizer: int  # its state, float32
+    activations: int  # estimated
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is None needs what `missing` says is missing."""
+
+    recipe: Recipe
+    processes: int
+    records: int | None
+    dropped: Mapping[str, int]
+    steps: Steps | None
+    tokens_trained: int | None
+    tokens_scored: int | None  # under theta0, once; 0 without a reference
+    parameters: int | None
+    trainable: int | None
+    memory: Memory | None
+    flop_per_second: float | None  # of one process, as measured
+    seconds: float | None
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    parameters: int
+    trainable: int
+    multiplied: int  # parameters that every token is multiplied with
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps | None:
+    """The steps of a run over so many records (of the dataset that TRL gets); None if that has to be known and is not.
+
+    An epoch's last step takes the records that are left. Shares are rounded to the nearest step.
+
+    Raises RecipeError where no run is possible: a batch that the processes or micro_batch_size do not divide, one
+    larger than the records, no step left, a save or warm-up beyond the end.
+    """
+    share, rest = divmod(recipe.batch_size, processes)
+    if rest:
+        raise RecipeError(f"batch_size = {recipe.batch_size} cannot be shared by {processes} processes")
+    micro = recipe.micro_batch_size or share
+    if share % micro:
+        raise RecipeError(
+            f"micro_batch_size = {micro} does not divide {share}, the share of each of {processes} processes in "
+            f"batch_size = {recipe.batch_size}"
+        )
+    if recipe.algorithm == "kto" and micro == 1:
+        raise RecipeError(
+            f"kto needs two replies at once in each process or more; batch_size = {recipe.batch_size} on {processes} "
+            "processes gives one"
+        )
+    if records is not None and recipe.batch_size > records:
+        raise RecipeError(f"batch_size = {recipe.batch_size} is more than the {records} records that there are")
+    if recipe.steps is not None:
+        whole = recipe.steps
+    elif records is not None:
+        whole = math.ceil(recipe.epochs * math.ceil(records / recipe.batch_size))
+    else:
+        return None
+    trained = round(recipe.fraction * whole)
+    if not trained:
+        raise RecipeError(f"fraction = {recipe.fraction:g} of {whole} steps leaves none to train")
+    schedule = whole if recipe.fraction_of == "prefix" else trained
+    saves = {each if isinstance(each, int) else max(1, round(each * schedule)) for each in recipe.save_at} | {trained}
+    if max(saves) > trained:
+        raise RecipeError(f"save_at: step {max(saves)} is beyond the end, {trained} of {schedule} steps are trained")
+    # As transformers reads warmup_steps.
+    warmup = int(recipe.warmup) if recipe.warmup >= 1 else math.ceil(recipe.warmup * schedule)
+    if warmup > schedule:
+        raise RecipeError(f"warmup = {warmup} steps is longer than the schedule, {schedule} steps")
+    return Steps(
+        schedule=schedule,
+        warmup=warmup,
+        trained=trained,
+        saves=tuple(sorted(saves)),
+        resume_every=recipe.resume_every or max(1, round(trained / 10)),
+        micro_batch=micro,
+        accumulation=share // micro,
+    )
+
+
+def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
+    """The plan of a run of `recipe` on so many processes, each with the speed of this machine's GPU or CPU.
+
+    Of the model only configuration and tokenizer are read. A model or data set of the hub that cannot be reached is
+    named in `missing`, and the plan says what can be said without.
+
+    Raises RecipeError where no run is possible: what `plan_steps`, `algorithm` and `read_records` refuse, a folder that
+    is no model, a file that is not there, settings of LoRA that fit no module.
+    """
+    needs_reference = algorithm(recipe).reference
+    missing: list[str] = []
+    config, tokenizer = _model(recipe, missing)
+    records = None
+    if _reachable(recipe, missing) and tokenizer is not None:
+        records = read_records(recipe, tokenizer)
+    rows = None if records is None else len(records.dataset)
+    steps = plan_steps(recipe, rows, processes)
+    size = None if config is None else _size(recipe, config)
+    trained = scored = memory = speed = seconds = None
+    if records is not None and rows is not None and steps is not None:
+        trained = round(records.tokens * steps.trained / math.ceil(rows / recipe.batch_size))
+        scored = records.tokens if needs_reference else 0
+        if size is not None:
+            sequences = steps.micro_batch * (1 if recipe.algorithm in ("sft", "kto") else 2)
+            memory = _memory(recipe, size, sequences * records.longest)
+            speed = _speed(recipe, size, sequences * records.longest)
+            # Forward 2 N D, backward twice that, or once where no weight of the base is trained (Kaplan et al. 2020,
+            # arXiv 2001.08361, section 2.1); gradient checkpointing goes forward once more.
+            passes = (4 if recipe.lora else 6) + (2 if recipe.gradient_checkpointing else 0)
+            seconds = size.multiplied * (passes * trained + 2 * scored) / (speed * processes)
+    return Plan(
+        recipe=recipe,
+        processes=processes,
+        records=rows,
+        dropped={} if records is None else records.dropped,
+        steps=steps,
+        tokens_trained=trained,
+        tokens_scored=scored,
+        parameters=None if size is None else size.parameters,
+        trainable=None if size is None else size.trainable,
+        memory=memory,
+        flop_per_second=speed,
+        seconds=seconds,
+        missing=tuple(missing),
+    )
+
+
+def plan_lines(plan: Plan) -> list[tuple[str, str]]:
+    """The plan as (what, in words), for a person."""
+    recipe, steps = plan.recipe, plan.steps
+    unit = {"sft": "examples", "kto": "replies"}.get(recipe.algorithm, "pairs")
+    what = f"{recipe.algorithm} of {recipe.model} on {recipe.data}, seed {recipe.seed}"
+    lines = [("recipe", what), ("model", f"LoRA of rank {recipe.lora.rank}" if recipe.lora else "all parameters")]
+    if plan.parameters is not None and plan.trainable is not None:
+        lines[-1] = ("model", f"{lines[-1][1]}: {_short(plan.trainable)} of {_short(plan.parameters)} are trained")
+    if plan.records is not None:
+        dropped = "".join(f"; dropped {count:,}: {why}" for why, count in plan.dropped.items())
+        lines.append(("records", f"{plan.records:,} {unit}, {recipe.order}{dropped}"))
+    rate = f"{recipe.optimizer}, {recipe.learning_rate:g}, {recipe.schedule}"
+    if steps is None:
+        length = f"{recipe.epochs:g} epochs of {unit} by {recipe.batch_size}"
+        lines.append(("steps", f"{recipe.fraction:.0%} of {length}; {rate}, warm-up {recipe.warmup:g}"))
+        lines.append(("saves", "at the end" + "".join(f", {each:g}" for each in recipe.save_at)))
+    else:
+        batch = f"batch {recipe.batch_size} = {plan.processes} processes x {steps.micro_batch} x {steps.accumulation}"
+        lines.append(("steps", f"{steps.trained} of {steps.schedule}, {batch}; {rate}, warm-up {steps.warmup}"))
+        lines.append(("saves", f"{recipe.save}, after {', '.join(map(str, steps.saves))}"))
+    if plan.tokens_trained is not None:
+        scored = f", {_short(plan.tokens_scored)} scored once under theta0" if plan.tokens_scored else ""
+        lines.append(("tokens", f"{_short(plan.tokens_trained)} trained{scored}"))
+    if plan.memory is not None:
+        parts = {
+            "weights": plan.memory.weights,
+            "gradients": plan.memory.gradients,
+            recipe.optimizer: plan.memory.optimizer,
+            "activations, estimated": plan.memory.activations,
+        }
+        told = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items())
+        lines.append(("memory", f"{_gigabytes(sum(parts.values()))} in a process that shares nothing: {told}"))
+    if plan.seconds is not None and plan.flop_per_second is not None:
+        speed = f"{plan.flop_per_second / 1e12:.3g} TFLOP/s that a matrix product reaches here"
+        lines.append(("time", f"about {_duration(plan.seconds)}, estimated from the {speed}"))
+    return lines + [("missing", each) for each in plan.missing]
+
+
+def _model(recipe: Recipe, missing: list[str]) -> tuple["PretrainedConfig | None", "PreTrainedTokenizerBase | None"]:
+    """Configuration and tokenizer; if the hub cannot be asked for them, `missing` says so."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    if Path(recipe.model).is_dir():
+        name, revision = recipe.model, None
+    elif (found := hub_id(recipe.model)) is not None:
+        name, revision = found
+    else:
+        raise RecipeError(
+            f"model = {recipe.model}: no such folder, nor an id of the hub, ORG/NAME or ORG/NAME@REVISION"
+        )
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        return config, AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        why = f"model = {recipe.model}: configuration or tokenizer cannot be read: {error}"
+    if Path(recipe.model).is_dir():
+        raise RecipeError(why)
+    missing.append(" ".join(why.split()))
+    return None, None
+
+
+def _reachable(recipe: Recipe, missing: list[str]) -> bool:
+    try:
+        next(open_rows(recipe.data), None)
+    except RecipeError as error:
+        if not recipe.data.startswith("hub:"):
+            raise
+        missing.append(f"data = {error}")
+        return False
+    return True
+
+
+def _size(recipe: Recipe, config: "PretrainedConfig") -> _Size:
+    """Of the model that a configuration describes, built without its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    try:
+        with torch.device("meta"):
+            if recipe.algorithm == "reward":
+                config.num_labels = 1
+                model: Any = AutoModelForSequenceClassification.from_config(config)
+            else:
+                model = AutoModelForCausalLM.from_config(config)
+        total = sum(each.numel() for each in model.parameters())
+        # An input embedding is looked up; where it is the output's, too, it is multiplied with.
+        embedding = model.get_input_embeddings().weight
+        tied = model.get_output_embeddings() is not None and model.get_output_embeddings().weight is embedding
+        multiplied = total if tied else total - embedding.numel()
+        text = config.get_text_config()
+        if recipe.lora is not None:
+            from peft import LoraConfig, get_peft_model
+
+            task = "SEQ_CLS" if recipe.algorithm == "reward" else "CAUSAL_LM"
+            lora = LoraConfig(r=recipe.lora.rank, target_modules=recipe.lora.modules, task_type=task)
+            model = get_peft_model(model, lora)
+    except (ValueError, AttributeError) as error:
+        raise RecipeError(f"model = {recipe.model}: {error}") from None
+    trainable = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return _Size(total, trainable, multiplied, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+
+
+def _memory(recipe: Recipe, size: _Size, tokens: int) -> Memory:
+    """For so many tokens at once. Logits, their log-softmax and its gradient are float32."""
+    bytes_each = _LAYER_BYTES * (1 if recipe.precision == "bfloat16" else 2)
+    # Checkpointed, a layer keeps its input, and one at a time all of it.
+    layers = size.layers * 2 + bytes_each if recipe.gradient_checkpointing else size.layers * bytes_each
+    logits = 0 if recipe.algorithm == "reward" else 3 * 4 * tokens * size.vocabulary
+    copies = 2 * size.multiplied if recipe.precision == "bfloat16" else 0  # that autocast makes of the weights
+    return Memory(
+        weights=4 * size.parameters,
+        gradients=4 * size.trainable,
+        optimizer=4 * _OPTIMIZER_STATE[recipe.optimizer] * size.trainable,
+        activations=tokens * size.hidden * layers + logits + copies,
+    )
+
+
+def _speed(recipe: Recipe, size: _Size, tokens: int) -> float:
+    """FLOP/s of this machine's GPU, or CPU, in the product of so many tokens with a matrix of the model's width."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = {"device": device, "dtype": getattr(torch, recipe.precision)}
+    states = torch.ones(min(tokens, 8192), size.hidden, **kind)
+    weights = torch.ones(size.hidden, 4 * size.hidden, **kind)
+    times, begin = 0, 0.0
+    while times < 4 or time.perf_counter() - begin < 0.2:
+        if times == 1:  # the first one loads libraries
+            begin = time.perf_counter()
+        states @ weights
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times += 1
+    return 2 * states.numel() * weights.shape[1] * (times - 1) / (time.perf_counter() - begin)
+
+
+def _short(count: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.1f} s"

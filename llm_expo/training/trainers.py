@@ -1,0 +1,189 @@
+"""TRL's trainers as a recipe wants them, and the one adapter that gives DPOTrainer another loss.
+
+TRL trains. Where its loss is not the published one, or there is none, PairTrainer puts ours (losses.py) in the place of
+one private method; the contract test in tests/training/test_trainers.py tells when TRL changes it. Weights are float32:
+the steps of preference training are smaller than bfloat16 can tell. Knows no folder layout, no resuming.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, TaskType
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.errors import RecipeError
+from llm_expo.training.algorithms import Algorithm
+from llm_expo.training.losses import PairLogProbs
+from llm_expo.training.plan import Steps
+from llm_expo.training.recipe import Recipe
+
+_OPTIMIZERS = {"adamw": "adamw_torch", "adagrad": "adagrad", "rmsprop": "rmsprop"}
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+class PairTrainer(DPOTrainer):
+    """DPOTrainer with a loss of ours, and without theta0's log-probabilities where that loss has no use for them."""
+
+    def __init__(self, *arguments: Any, algorithm: Algorithm, **others: Any) -> None:
+        self._algorithm = algorithm  # DPOTrainer's __init__ already asks for the log-probabilities
+        super().__init__(*arguments, **others)
+
+    def _precompute_ref_logps(self, dataset: Dataset, *others: Any) -> Dataset:
+        return super()._precompute_ref_logps(dataset, *others) if self._algorithm.reference else dataset
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
+        mask = inputs["completion_mask"]
+        asked = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+        if self.aux_loss_enabled:
+            asked["output_router_logits"] = True
+        outputs = model(**asked, labels=inputs["input_ids"].masked_fill(mask == 0, -100), fused_lm_head=True)
+        # Rows are all chosen replies, then all rejected ones.
+        chosen, rejected = outputs.log_probs.float().sum(dim=1).chunk(2)
+        chosen_tokens, rejected_tokens = mask[:, 1:].sum(dim=1).chunk(2)
+        pairs = PairLogProbs(
+            chosen=chosen,
+            rejected=rejected,
+            reference_chosen=inputs.get("ref_chosen_logps"),
+            reference_rejected=inputs.get("ref_rejected_logps"),
+            chosen_tokens=chosen_tokens,
+            rejected_tokens=rejected_tokens,
+        )
+        assert self._algorithm.loss is not None
+        loss = self._algorithm.loss(pairs, **self._algorithm.coefficients).mean()
+        mode = "train" if self.model.training else "eval"
+        if self.aux_loss_enabled:  # balances a mixture's experts, as DPOTrainer has it
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        for name, values in (("logps/chosen", chosen), ("logps/rejected", rejected)):
+            self._metrics[mode][name].append(self.accelerator.gather(values.detach()).mean().item())
+        return (loss, outputs) if return_outputs else loss
+
+
+def make_trainer(
+    recipe: Recipe,
+    algorithm: Algorithm,
+    steps: Steps,
+    dataset: Dataset,
+    sequential: bool,
+    tokenizer: PreTrainedTokenizerBase,
+    theta0: Checkpoint,
+    states: Path,
+) -> Trainer:
+    """A trainer that is ready for `train()`; theta0's log-probabilities, where they are needed, are computed here.
+
+    dataset, sequential: records, and whether they are to be taken in their order (data.py).
+    states: where TRL keeps what a killed run goes on from.
+
+    Raises RecipeError for what TRL's configuration refuses.
+    """
+    name = recipe.algorithm
+    coefficients = algorithm.coefficients
+    extra: dict[str, Any] = {}
+    if name == "kto":
+        make, config = KTOTrainer, KTOConfig
+        extra = {"precompute_ref_log_probs": True, **coefficients}
+    elif name == "sft":
+        make, config = SFTTrainer, SFTConfig
+    elif name == "reward":
+        make, config = RewardTrainer, RewardConfig
+        extra = coefficients
+    elif algorithm.loss is None:
+        make, config = DPOTrainer, DPOConfig
+        extra = {"precompute_ref_log_probs": True, **coefficients}
+    else:
+        make, config = partial(PairTrainer, algorithm=algorithm), DPOConfig
+        extra = {"precompute_ref_log_probs": True}
+    arguments = _arguments(config, recipe, steps, sequential, states, extra)
+    model = _load(recipe, theta0.path, tokenizer)
+    if theta0.located.repo is not None:
+        model.name_or_path = theta0.located.repo  # what an adapter will name as its base
+    return make(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=_lora(recipe),
+    )
+
+
+def _arguments(
+    config: type[TrainingArguments],
+    recipe: Recipe,
+    steps: Steps,
+    sequential: bool,
+    states: Path,
+    extra: Mapping[str, Any],
+) -> TrainingArguments:
+    ours = {
+        "output_dir": str(states),
+        "seed": recipe.seed,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": _SCHEDULES[recipe.schedule],
+        "warmup_steps": recipe.warmup,
+        "optim": _OPTIMIZERS[recipe.optimizer],
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "max_steps": steps.schedule,
+        "per_device_train_batch_size": steps.micro_batch,
+        "gradient_accumulation_steps": steps.accumulation,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "max_length": recipe.max_length,
+        "bf16": recipe.precision == "bfloat16",
+        "train_sampling_strategy": "sequential" if sequential else "random",
+        "save_strategy": "no",  # the run itself says when
+        "save_total_limit": 1,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # or a NaN would be shown as the average of what came before
+        "disable_tqdm": True,
+        "use_cpu": not torch.accelerator.is_available(),
+        **extra,
+    }
+    known = [each.name for each in fields(config) if each.init]
+    for key in recipe.trl:
+        if key in ours:
+            raise RecipeError(f"trl.{key}: is set by the recipe itself; leave it out of [trl]")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RecipeError(f"trl.{key}: {config.__name__} has no such field" + (f"; {near[0]}?" if near else ""))
+    defaults = {"report_to": "none", "dataloader_pin_memory": torch.accelerator.is_available()}
+    try:
+        return config(**{**defaults, **recipe.trl, **ours})
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"TRL's {config.__name__} refuses: {error}") from None
+
+
+def _load(recipe: Recipe, theta0: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    if recipe.algorithm != "reward":
+        return AutoModelForCausalLM.from_pretrained(theta0, dtype=torch.float32)
+    # The new head is drawn at random, so it has a seed as well.
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(theta0, dtype=torch.float32, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return model
+
+
+def _lora(recipe: Recipe) -> LoraConfig | None:
+    if recipe.lora is None:
+        return None
+    return LoraConfig(
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        target_modules=recipe.lora.modules,
+        task_type=TaskType.SEQ_CLS if recipe.algorithm == "reward" else TaskType.CAUSAL_LM,
+    )

@@ -1,0 +1,187 @@
+"""Keeping theta1 as the place of theta0 and the difference from it in bfloat16, and what that keeps of the direction.
+
+checkpoints/difference.py describes the folder, and reads it. It is written like any other output: a plan whose steps
+calculate theta1 - theta0 in float32 and round once. What storage in 16 bits keeps of the direction is
+
+    share kept = <stored - theta0, theta1 - theta0> / |theta1 - theta0|^2,
+
+1 where nothing is lost, 0 where every weight is rounded back to theta0. Knows nothing of training.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.calculated import Part, Summed
+from llm_expo.checkpoints.difference import DTYPE, FORMAT, can_be_difference, file_names
+from llm_expo.checkpoints.files import read_bytes, shown
+from llm_expo.checkpoints.header import BITS, Tensor, make_header
+from llm_expo.checkpoints.layout import DIFFERENCE_NAME
+from llm_expo.checkpoints.origins import described
+from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
+from llm_expo.errors import CheckpointError, MismatchError
+from llm_expo.weights.direction import Direction
+from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputFile, Step
+from llm_expo.weights.kernel import Rounding, step
+from llm_expo.weights.tally import Tally
+from llm_expo.weights.writing import write
+
+_ABOUT = (
+    "theta1 as the difference from theta0, in bfloat16; llm-expo apply THIS_FOLDER --alpha 0 --dtype float32 --out DIR "
+    "writes the whole model"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The share of theta1 - theta0 that two ways of storing theta1 keep, over the float tensors that both have.
+
+    None where theta0 and theta1 do not differ.
+    """
+
+    difference: float | None  # as a difference in bfloat16
+    bfloat16: float | None  # as weights in bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenDifference:
+    """What was written."""
+
+    path: Path
+    differences: int  # tensors
+    whole: int  # tensors that are theta1's own
+    nbytes: int  # of all files
+    kept: Kept
+    warnings: tuple[str, ...]  # what hints at the wrong pair
+
+
+def write_difference(
+    initial: Checkpoint,
+    aligned: Checkpoint,
+    out: str | os.PathLike[str],
+    progress: Callable[[int], None] | None = None,
+    *,
+    workers: int | None = None,
+) -> WrittenDifference:
+    """Write theta1 (`aligned`) to the new folder `out`, as its difference from theta0 (`initial`).
+
+    Tensors that are no difference (in theta1 only, of another shape, no floats, float64) are copied. What lies beside
+    theta1's weights comes along, its llm_expo.json too, since it is the same model; config.json says float32, which
+    the sum is. theta0 has to stay where it is, or be given whenever the model is read.
+
+    progress, workers, memory, what a killed run leaves: see `write`.
+
+    Raises CheckpointError where a side is an adapter or a difference itself, and where a weight is NaN or infinite,
+    MismatchError where no tensor is a difference, OutputError as `write` does.
+    """
+    direction = Direction(initial, aligned)
+    planned = plan_difference(direction)
+    kept = share_kept(direction)
+    written = write(planned, out, progress, workers=workers)
+    differences = sum(isinstance(step, Move) for step in planned.steps)
+    return WrittenDifference(
+        written.path, differences, len(planned.steps) - differences, written.nbytes, kept, written.warnings
+    )
+
+
+def plan_difference(direction: Direction) -> Extrapolation:
+    """The plan of `write_difference`: theta1's files under other names, their tensors in the same order."""
+    _refuse_calculated(direction)
+    initial, aligned = direction.initial, direction.aligned
+    summed = differences(direction)
+    if not summed:
+        raise MismatchError(
+            f"theta0 {shown(initial.path)} and theta1 {shown(aligned.path)} have no float tensor of one name and shape "
+            "in common: there is no difference to keep, keep theta1 whole"
+        )
+    names = list(file_names(len(aligned.files)))
+    files = []
+    for name, shard in zip(names, aligned.files, strict=True):
+        tensors = [DTYPE if tensor.name in summed else tensor.dtype for tensor in shard.tensors]
+        wanted = [(tensor.name, dtype, tensor.shape) for tensor, dtype in zip(shard.tensors, tensors, strict=True)]
+        header = make_header(wanted, {"format": "pt"})
+        steps: list[Step] = []
+        start = len(header)
+        for tensor, dtype in zip(shard.tensors, tensors, strict=True):
+            stop = start + (tensor.elements * BITS[dtype] // 8 if tensor.name in summed else tensor.nbytes)
+            target = Tensor(tensor.name, dtype, tensor.shape, Path(name), start, stop)
+            source = summed.get(tensor.name)
+            if source is None:
+                steps.append(Copy(target, tensor, "no difference from theta0: theta1's"))
+            else:
+                steps.append(Move(target, source, source, 0.0, "theta1 - theta0"))
+            start = stop
+        files.append(OutputFile(name, header, tuple(steps)))
+    record = {
+        "about": _ABOUT,
+        "format": FORMAT,
+        "initial": described(initial),
+        "files": names,
+        "whole": [name for name in aligned.tensors if name not in summed],
+    }
+    made = {DIFFERENCE_NAME: f"{json.dumps(record, indent=2)}\n".encode()}
+    if (aligned.path / PROVENANCE_NAME).exists():
+        made[PROVENANCE_NAME] = read_bytes(aligned.path / PROVENANCE_NAME)
+    how = "theta1 as the difference from theta0, in bfloat16"
+    return Extrapolation(direction, 0.0, "float32", Rounding(), tuple(files), None, {"output": how}, (), made=made)
+
+
+def differences(direction: Direction) -> Mapping[str, Summed]:
+    """theta1 - theta0 in float32 for every tensor that can be kept so, by its name."""
+    found = {}
+    for name, tensor in direction.aligned.tensors.items():
+        base = direction.initial.tensors.get(name)
+        if isinstance(base, Tensor) and isinstance(tensor, Tensor) and can_be_difference(base, tensor):
+            found[name] = Summed(name, (Part(base, -1.0), Part(tensor, 1.0)))
+    return found
+
+
+def share_kept(direction: Direction) -> Kept:
+    """Read both checkpoints once, and say what storing theta1 in 16 bits keeps of the direction.
+
+    theta1 has to be at hand in more than 16 bits: of weights that were rounded before, all is kept. Memory does not
+    grow with the model. Raises CheckpointError for an input that cannot be read, changes meanwhile, is NaN or infinite,
+    or is an adapter or a difference itself.
+    """
+    _refuse_calculated(direction)
+    difference, plain = Tally(), Tally()
+    before, after, apart, rounded, zero = (Buffer() for _ in range(5))
+    with Reader((*direction.initial.shards, *direction.aligned.shards)) as reader:
+        for source in differences(direction).values():
+            initial, aligned = (part.tensor for part in source.parts)
+            for at in range(0, source.elements, CHUNK):
+                count = min(CHUNK, source.elements - at)
+                sides = *reader.elements(initial, at, count, before), *reader.elements(aligned, at, count, after)
+                way, way_dtype = reader.elements(source, at, count, apart)
+                out = rounded.bytes[: count * BITS[DTYPE] // 8]
+                # At alpha 0 the result is theta1, rounded: <result - theta1, theta1 - theta0> is what that loses.
+                part, bad = step(*sides, out, DTYPE, 0.0)
+                if bad is None:
+                    plain += part
+                    part, bad = step(zero.bytes[: len(way)], way_dtype, way, way_dtype, out, DTYPE, 0.0)
+                    difference += part
+                if bad is not None:
+                    raise CheckpointError(
+                        f"{shown(aligned.file)}: {shown(source.name)} has no difference from theta0's "
+                        f"({shown(initial.file)}) at index {source.position(at + bad)}: one is NaN or infinite, "
+                        "or they are too far apart"
+                    )
+        reader.check_unchanged()
+    return Kept(_kept(difference), _kept(plain))
+
+
+def _kept(tally: Tally) -> float | None:
+    return None if tally.realised_alpha is None else 1 + tally.realised_alpha
+
+
+def _refuse_calculated(direction: Direction) -> None:
+    for side, checkpoint in (("theta0", direction.initial), ("theta1", direction.aligned)):
+        if not checkpoint.is_whole:
+            raise CheckpointError(
+                f"{shown(checkpoint.folders[-1])}: {side} is an adapter or a difference itself; write it whole first, "
+                "with llm-expo apply ... --alpha 0 (--merge, for an adapter)"
+            )

@@ -1,0 +1,236 @@
+"""Whole runs of the tiny model, with TRL's real trainers."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from llm_expo.checkpoints import Checkpoint
+from llm_expo.errors import OutputError, RecipeError, TrainingError
+from llm_expo.training.events import Kept, Stepped
+from llm_expo.training.recipe import AlgorithmName, Lora, Recipe, Save
+from llm_expo.training.run import train
+from llm_expo.weights import Direction, apply, compare, plan, write
+
+Make = Callable[..., Recipe]
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(model: Path) -> bytes:
+    return (model / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(get_args(AlgorithmName)) - {"sft", "reward"}))
+def test_every_algorithm_moves_theta0_and_apply_takes_it_further(
+    recipe: Make, theta0: Path, tmp_path: Path, algorithm: AlgorithmName
+) -> None:
+    train(recipe(algorithm=algorithm), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert len(found) == (10 if algorithm == "kto" else 5)
+    assert compare(Direction.open(theta0, tmp_path / "run/model")).total.norm_relative > 1e-3
+    apply(theta0, tmp_path / "run/model", 0.5, tmp_path / "further")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "further")
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "simpo", "rrhf", "ipo", "sft", "reward"])
+def test_what_is_trained_is_learned(
+    recipe: Make, pairs: Path, examples: Path, tmp_path: Path, algorithm: AlgorithmName
+) -> None:
+    data = str(examples if algorithm == "sft" else pairs)
+    train(recipe(algorithm=algorithm, data=data, steps=20, warmup=0.0, learning_rate=0.03), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert sum(found[-5:]) < 0.7 * sum(found[:5])
+
+
+def test_a_reward_model_rewards_the_chosen(recipe: Make, pairs: Path, tmp_path: Path) -> None:
+    from llm_expo.scoring import scorer_from
+
+    train(recipe(algorithm="reward", steps=30, warmup=0.0, learning_rate=0.03), tmp_path / "run")
+    model = tmp_path / "run/model"
+    _, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
+    assert not any(loading.values())
+    scorer = scorer_from(f"reward-model:{model}", device="cpu", trust_remote_code=False)
+    right = 0
+    for line in pairs.read_text().splitlines():
+        pair = json.loads(line)
+        asked = {"role": "user", "content": pair["prompt"]}
+        replies = [{"role": "assistant", "content": pair[side]} for side in ("chosen", "rejected")]
+        chosen, rejected = scorer.score([[asked, reply] for reply in replies])
+        right += chosen > rejected
+    assert right >= 30  # by chance 20 ± 3
+
+
+def test_models_are_kept_at_the_steps_that_were_asked_for(recipe: Make, theta0: Path, tmp_path: Path) -> None:
+    events: list[Any] = []
+    trained = train(recipe(save_at=[0.2, 3]), tmp_path / "run", events.append)
+    assert [path.name for path in trained.models] == ["step-1", "step-3", "model"]
+    assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4, 5]
+    assert [event.path.name for event in events if isinstance(event, Kept)] == ["step-1", "step-3", "model"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *("lock", "metrics.jsonl", "model", "recipe.json", "step-1", "step-3"),
+    ]
+    # The first step of a warm-up has rate 0; a fraction of the schedule ends where the whole one passes.
+    assert weights(tmp_path / "run/step-1") != weights(tmp_path / "run/step-3") != weights(tmp_path / "run/model")
+    train(recipe(fraction=0.6), tmp_path / "part")
+    assert weights(tmp_path / "part/model") == weights(tmp_path / "run/step-3")
+    train(recipe(fraction=0.6, fraction_of="schedule"), tmp_path / "own")
+    assert weights(tmp_path / "own/model") != weights(tmp_path / "run/step-3")
+    assert len(losses(tmp_path / "own")) == len(losses(tmp_path / "part")) == 3
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "run/model" / name).read_bytes() == (theta0 / name).read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(recipe: Make, tmp_path: Path) -> None:
+    first = train(recipe(), tmp_path / "run")
+    events: list[Any] = []
+    assert train(recipe(), tmp_path / "run", events.append) == first
+    assert not any(isinstance(event, Stepped) for event in events)
+
+
+def test_an_adapter_stays_one_and_names_theta0(recipe: Make, theta0: Path, tmp_path: Path) -> None:
+    train(recipe(lora=Lora(rank=2)), tmp_path / "run")
+    settings = json.loads((tmp_path / "run/model/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(theta0)
+    apply(theta0, tmp_path / "run/model", 1.0, tmp_path / "further")
+    assert (tmp_path / "further/adapter_model.safetensors").exists()
+
+
+def test_theta0_in_16_bits_is_trained_in_32(recipe: Make, theta0: Path, tmp_path: Path) -> None:
+    half = AutoModelForCausalLM.from_pretrained(theta0, dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "half")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "half" / name).write_bytes((theta0 / name).read_bytes())
+    train(recipe(model=str(tmp_path / "half"), learning_rate=1e-5), tmp_path / "run")
+    trained = load_file(tmp_path / "run/model/model.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    assert json.loads((tmp_path / "run/model/config.json").read_text())["dtype"] == "float32"
+    # A step of 1e-5 would have left most bfloat16 weights where they were.
+    assert compare(Direction.open(tmp_path / "half", tmp_path / "run/model")).total.share_equal < 0.2
+
+
+@pytest.mark.parametrize("save", ["float32", "difference", "bfloat16"])
+def test_a_model_alone_finds_its_theta0_however_it_is_kept(
+    recipe: Make, theta0: Path, tmp_path: Path, save: Save
+) -> None:
+    events: list[Any] = []
+    train(recipe(save=save, learning_rate=1e-3), tmp_path / "run", events.append)
+    model = tmp_path / "run/model"
+    record = json.loads((model / "llm_expo.json").read_text())
+    assert record["training"]["recipe"]["coefficients"] == {"beta": 0.1}
+    assert (record["training"]["step"], record["training"]["steps"]) == (5, 5)
+    pair = Direction.open(None, model)
+    assert pair.initial.path == theta0
+    written = write(plan(pair, 1.0, dtype="float32"), tmp_path / "further")
+    assert written.realised_alpha == pytest.approx(1.0, abs=1e-3)
+    warnings = [event.warnings for event in events if isinstance(event, Kept)]
+    assert warnings == [()] if save != "bfloat16" else "keeps" in warnings[0][0]
+
+
+def test_interrupted_and_run_again_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
+    asked = recipe(steps=8, save_at=[4], resume_every=3)
+    train(asked, tmp_path / "whole")
+
+    def interrupt(event: object) -> None:
+        if isinstance(event, Stepped) and event.step in stops:
+            stops.remove(event.step)
+            raise KeyboardInterrupt
+
+    stops = [2, 5, 7]
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            train(asked, tmp_path / "run", interrupt)
+    train(asked, tmp_path / "run", interrupt)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    for name in ("step-4", "model"):
+        assert weights(tmp_path / "run" / name) == weights(tmp_path / "whole" / name)
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(recipe: Make, tmp_path: Path) -> None:
+    train(recipe(), tmp_path / "run")
+    with pytest.raises(OutputError, match=r"begun with recipe\.learning_rate = 0\.01, now it is 0\.02"):
+        train(recipe(learning_rate=0.02), tmp_path / "run")
+
+
+def test_nan_stops_and_keeps_what_was_saved(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 2, micro-batch 1: the loss is nan; its first text begins with \""):
+        train(recipe(learning_rate=1e30, warmup=0.0, save_at=[1]), tmp_path / "run")
+    assert Checkpoint.open(tmp_path / "run/step-1").tensors
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_out_of_memory_says_what_to_lower(recipe: Make, tmp_path: Path) -> None:
+    def exhausted(event: object) -> None:
+        if isinstance(event, Stepped):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.raises(TrainingError, match=r"micro_batch_size \(now 8\) or max_length \(now 1024\), or set gradient"):
+        train(recipe(), tmp_path / "run", exhausted)
+
+
+def test_fields_for_trl(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"trl\.learning_rate: is set by the recipe itself"):
+        train(recipe(trl={"learning_rate": 1.0}), tmp_path / "a")
+    with pytest.raises(RecipeError, match=r"trl\.adam_beta: DPOConfig has no such field; adam_beta[12]\?"):
+        train(recipe(trl={"adam_beta": 0.9}), tmp_path / "b")
+    train(recipe(), tmp_path / "plain")
+    train(recipe(trl={"adam_beta1": 0.5}), tmp_path / "other")
+    assert losses(tmp_path / "plain") != losses(tmp_path / "other")
+
+
+_TRAIN = "import sys; from pathlib import Path; from llm_expo.training.recipe import read_recipe; "
+_TRAIN += "from llm_expo.training.run import train; "
+_TRAIN += "train(read_recipe(Path(sys.argv[1])), Path(sys.argv[2]))"
+
+
+def written(recipe: Recipe, path: Path, **more: Any) -> Path:
+    keys = {
+        key: getattr(recipe, key) for key in ("model", "data", "algorithm", "learning_rate", "batch_size", "precision")
+    }
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in {**keys, **more}.items()))
+    return path
+
+
+def test_two_processes_have_the_losses_of_one(recipe: Make, tmp_path: Path) -> None:
+    file = written(recipe(algorithm="r_dpo"), tmp_path / "recipe.toml", micro_batch_size=2)
+    train(recipe(algorithm="r_dpo"), tmp_path / "one")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    (tmp_path / "train.py").write_text(_TRAIN.replace("; ", "\n"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(
+        [*launch, tmp_path / "train.py", file, tmp_path / "two"], check=True, env=environment, capture_output=True
+    )
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
+    file = written(recipe(), tmp_path / "recipe.toml", steps=60, save_at=[20], resume_every=7)
+    command = [sys.executable, "-c", _TRAIN, file, tmp_path / "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    train(recipe(steps=60, save_at=[20], resume_every=7), tmp_path / "whole")
+    rng = random.Random(0)
+    for _ in range(8):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / "run/metrics.jsonl").exists():
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 8))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, env=environment)
+    for name in ("step-20", "model"):
+        assert weights(tmp_path / "run" / name) == weights(tmp_path / "whole" / name)
