@@ -1,48 +1,43 @@
 """How long theta0's replies are under several wordings of the question: by this the zoo's wording was chosen.
 
-    python experiments/zoo/lengths.py DIR
+    python experiments/zoo/lengths.py DIR [WORDING ...]
 
-DIR holds theta0 and theta1 as `llm_expo.demo` makes them. Asked are the first 64 training prompts, under the system
-lines below; a line for each goes to DIR/log.jsonl, with some replies to read.
+DIR holds theta0 and theta1 as `llm_expo.demo` makes them. Asked are 64 training prompts, sampled as the tables are; a
+line for each wording goes to DIR/log.jsonl, and some replies are printed.
 """
 
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import journal
-from questions import training_prompts
-from sample import SAMPLING
+from questions import plain_training_prompts, worded
 
-from llm_expo.demo import positivity
-from llm_expo.generation import Prompt, Request, TransformersEngine
+from llm_expo.generation import Request, Sampling, TransformersEngine
 from llm_expo.weights import Direction
 
-PROMPTS = 64
+PROMPTS = slice(64, 128)
 LIMIT = 96
-WORDINGS = {
-    "default system line": "",
-    "one or two": "Answer in one or two sentences.",
-    "one short": "Answer in one short sentence.",
-    "fifteen words": "Answer in one short sentence of at most fifteen words.",
-    "like a text message": "Answer briefly, as in a text message.",
+SHORT = "Answer in one short sentence."
+WORDINGS = {  # system line, end of the user's message
+    "brief": ("Be very brief.", ""),
+    "ten": ("You answer every message with a single short sentence of about ten words.", ""),
+    "sentence": (SHORT, ""),
+    "sentence, twice": (SHORT, " One short sentence, please."),
+    "sentence, ten words": (SHORT, "\nAnswer in at most ten words."),
 }
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    names = sys.argv[2:] or list(WORDINGS)
-    sampling = replace(SAMPLING, max_tokens=LIMIT)
-    engine = TransformersEngine(Direction.open(folder / "theta0", folder / "theta1"), sampling)
-    for name in names:
+    engine = TransformersEngine(Direction.open(folder / "theta0", folder / "theta1"), Sampling(max_tokens=LIMIT))
+    for name in sys.argv[2:] or WORDINGS:
         clock = time.monotonic()
-        prompts = [worded(prompt, WORDINGS[name]) for prompt in training_prompts()[:PROMPTS]]
+        prompts = [worded(prompt, *WORDINGS[name]) for prompt in plain_training_prompts()[PROMPTS]]
         encoded = engine.encode(prompts)
         requests = [Request(p.id, tokens, "lengths") for p, tokens in zip(prompts, encoded, strict=True)]
         (replies,) = engine.generate(-1.0, [requests])
-        rewards = positivity.score([[{"role": "assistant", "content": reply.text}] for reply in replies])
         lengths = sorted(len(reply.tokens) for reply in replies)
         journal.log(
             folder,
@@ -50,19 +45,12 @@ def main() -> None:
             wording=name,
             prompt_tokens=round(statistics.fmean(map(len, encoded)), 1),
             tokens=round(statistics.fmean(lengths), 1),
-            deciles=[lengths[PROMPTS * tenth // 10] for tenth in range(1, 10)],
-            beyond={limit: sum(length >= limit for length in lengths) / PROMPTS for limit in (32, 48, 64)},
-            cut_off=sum(reply.truncated for reply in replies) / PROMPTS,
-            reward=[round(statistics.fmean(rewards), 3), round(statistics.stdev(rewards), 3)],
+            deciles=[lengths[len(lengths) * tenth // 10] for tenth in range(1, 10)],
+            cut_off=statistics.fmean(reply.truncated for reply in replies),
             minutes=journal.minutes_since(clock),
         )
         for reply in replies[:6]:
             print("   ", repr(reply.text), flush=True)
-
-
-def worded(prompt: Prompt, system: str) -> Prompt:
-    first = [{"role": "system", "content": system}] if system else []
-    return Prompt(prompt.id, (*first, prompt.messages[-1]))
 
 
 if __name__ == "__main__":

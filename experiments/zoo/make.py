@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import journal
 from pairs import CONTROLLED, PAIRS, THETA0, recipe_of, theta1_of
 from reply_pairs import make_pairs
 
@@ -96,23 +97,24 @@ def script(name: str, folder: Path, *arguments: str) -> tuple[str, ...]:
 
 def run(tasks: Sequence[Task], jobs: int, folder: Path) -> None:
     """Run each task once, the first that may start as soon as a place is free; exit if one failed, after the others."""
-    waiting, running, failed = list(tasks), {}, []
+    waiting, failed = list(tasks), []
+    running: dict[Task, tuple[subprocess.Popen[bytes], float]] = {}
     while waiting or running:
         ready = [task for task in waiting if all(path.exists() for path in task.needs)]
         while ready and len(running) < jobs:
             task = ready.pop(0)
             waiting.remove(task)
             if task.makes is None or not task.makes.exists():
-                running[task] = start(task, folder)
-        ended = [task for task, process in running.items() if process.poll() is not None]
-        for task in ended:
-            if running.pop(task).returncode:
-                failed.append(task.name)
+                running[task] = start(task, folder), time.monotonic()
+        for task, (process, clock) in list(running.items()):
+            if process.poll() is not None:
+                del running[task]
+                journal.log(folder, phase=task.name, exit=process.returncode, minutes=journal.minutes_since(clock))
+                failed += [task.name] if process.returncode else []
         if not running and not ready:
             failed += [task.name for task in waiting]  # what they need was not made
             break
-        if not ended:
-            time.sleep(1)
+        time.sleep(1)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; see {folder / 'output'}")
 

@@ -9,17 +9,27 @@ from pathlib import Path
 from llm_expo.generation import Prompt, read_prompts
 
 HERE = Path(__file__).parent
-SYSTEM = "Answer in one short sentence."  # of those in lengths.py, the one that theta0 heeds
+# Of the wordings in lengths.py the first that theta0 heeds. Replies are to end by themselves: what a reply lacks
+# because it was cut off is no fault of the model's, and tokens are what the tables cost.
+SYSTEM = "Answer in one short sentence."
+SUFFIX = " One short sentence, please."
+MAX_TOKENS = 80
+
+
+def plain_training_prompts() -> list[Prompt]:
+    files = HERE.parent / "demo_pair" / "prompts.jsonl", HERE / "more_training.jsonl"
+    return [prompt for file in files for prompt in read_prompts(file)]
 
 
 def training_prompts() -> list[Prompt]:
-    files = HERE.parent / "demo_pair" / "prompts.jsonl", HERE / "more_training.jsonl"
-    return [_asked(prompt) for file in files for prompt in read_prompts(file)]
+    return [worded(prompt) for prompt in plain_training_prompts()]
 
 
 def held_out_prompts() -> list[Prompt]:
-    return [_asked(prompt) for prompt in read_prompts(HERE / "held_out.jsonl")]
+    return [worded(prompt) for prompt in read_prompts(HERE / "held_out.jsonl")]
 
 
-def _asked(prompt: Prompt) -> Prompt:
-    return Prompt(prompt.id, ({"role": "system", "content": SYSTEM}, *prompt.messages))
+def worded(prompt: Prompt, system: str = SYSTEM, suffix: str = SUFFIX) -> Prompt:
+    """`prompt` has one message."""
+    question = {"role": "user", "content": prompt.messages[0]["content"] + suffix}
+    return Prompt(prompt.id, (*([{"role": "system", "content": system}] if system else []), question))

@@ -3,7 +3,7 @@
     python experiments/zoo/results.py DIR
 
 Takes what DIR/tables holds, as far as it has come, and writes experiments/zoo/results/PAIR.parquet. An alpha of which
-replies are missing is left out. DIR/log.jsonl comes along.
+replies are missing is left out. DIR/log.jsonl comes along, and the trainings' metrics as results/training.jsonl.
 """
 
 import shutil
@@ -42,6 +42,10 @@ def main() -> None:
             table = pa.Table.from_pylist(rows, schema=SCHEMA)
             pq.write_table(table, RESULTS / f"{path.stem}.parquet", compression="zstd", compression_level=19)
     shutil.copy(folder / "log.jsonl", RESULTS.parent)
+    runs = sorted((folder / "runs").glob("*/metrics.jsonl"))
+    journal.write(
+        RESULTS / "training.jsonl", ({"recipe": run.parent.name, **row} for run in runs for row in journal.read(run))
+    )
 
 
 def finished(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

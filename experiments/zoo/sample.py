@@ -12,7 +12,7 @@ from pathlib import Path
 
 import journal
 from pairs import THETA0, theta1_of
-from questions import training_prompts
+from questions import MAX_TOKENS, training_prompts
 
 from llm_expo.demo import positivity
 from llm_expo.generation import Request, Sampling, TransformersEngine
@@ -21,7 +21,7 @@ from llm_expo.weights import Direction
 SAMPLES = 4
 PROMPTS_PER_BATCH = 16
 # The filters keep theta0, which babbles without them, on the subject; no penalties, which are no part of a model.
-SAMPLING = Sampling(temperature=1.0, presence_penalty=0, frequency_penalty=0, seed=20261, max_tokens=96)
+SAMPLING = Sampling(temperature=1.0, presence_penalty=0, frequency_penalty=0, seed=20261, max_tokens=MAX_TOKENS)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import journal
 from pairs import THETA0, theta1_of
-from questions import held_out_prompts
+from questions import MAX_TOKENS, held_out_prompts
 
 from llm_expo.demo import positivity
 from llm_expo.generation import Prompt, Reply, Request, Sampling, TransformersEngine
@@ -28,7 +28,6 @@ from llm_expo.search.symptoms import OPENING_WORDS
 from llm_expo.stats import paired_difference
 from llm_expo.weights import Direction
 
-MAX_TOKENS = 96
 BATCH = 64
 SAMPLES = 2
 REPLIES = SAMPLES * len(held_out_prompts())  # of a whole alpha
