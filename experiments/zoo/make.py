@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import journal
-from pairs import CONTROLLED, PAIRS, THETA0, recipe_of, theta1_of
+from pairs import CONTROLLED, PAIRS, REPEATED, THETA0, recipe_of, theta1_of
 from reply_pairs import make_pairs
+from table import OTHER_SEED
 
 from llm_expo.demo.pair import make_pair
 
 HERE = Path(__file__).parent
 SAMPLING_PARTS = 2
-REPEATED = CONTROLLED
-"""The pair of which a part is measured a second time, with another seed."""
+REPEATED_ALPHAS = "0,1,2,4,8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def training_and_tables(folder: Path) -> list[Task]:
         if made not in tasks:
             tasks.append(made)
         tasks.append(Task(f"table-{pair}", script("table.py", folder, pair), needs=(theta1,)))
-    again = script("table.py", folder, REPEATED, "--seed", "43", "--alphas", "0,1,2,4,8")
+    again = script("table.py", folder, REPEATED, "--seed", str(OTHER_SEED), "--alphas", REPEATED_ALPHAS)
     tasks.append(Task(f"table-{REPEATED}-again", again, needs=(theta1_of(folder, REPEATED),)))
     return tasks
 

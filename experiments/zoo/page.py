@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pairs import PAIRS, REPEATED, THETA0
-from table import CLIMB, THEN, past_cliff
+from table import CLIMB, OTHER_SEED, SEED, THEN, past_cliff
 
 from llm_expo.stats import Interval, paired_difference
 
@@ -90,7 +90,7 @@ def main() -> None:
         "optima": optima(whole),
         "rewards": rewards(whole),
         "halves": halves(whole),
-        "repeated": repeated(whole[REPEATED], read(f"{REPEATED}-seed-43")),
+        "repeated": repeated(whole[REPEATED], read(f"{REPEATED}-seed-{OTHER_SEED}")),
     }
     words = (HERE / "page.md").read_text()
     (DOCS / "zoo.md").write_text(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], words))
@@ -182,7 +182,7 @@ def halves(pairs: Mapping[str, Table]) -> str:
 
 def repeated(table: Table, again: Table) -> str:
     rows = []
-    for alpha in sorted(again):
+    for alpha in sorted(table.keys() & again.keys()):
         one, other = table[alpha], again[alpha]
         rows.append(
             [
@@ -193,12 +193,14 @@ def repeated(table: Table, again: Table) -> str:
                 f"{one.mean('tokens'):.1f}, {other.mean('tokens'):.1f}",
             ]
         )
-    return markdown(["alpha", "seed 42", "seed 43", "difference, paired", "log p", "tokens"], rows)
+    return markdown(["alpha", f"seed {SEED}", f"seed {OTHER_SEED}", "difference, paired", "log p", "tokens"], rows)
 
 
 def figures(pairs: Mapping[str, Table]) -> str:
     (DOCS / "zoo").mkdir(exist_ok=True)
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "zoo", "font.size": 8})
+    matplotlib.rcParams.update(
+        {"svg.fonttype": "none", "svg.hashsalt": "zoo", "font.sans-serif": ["DejaVu Sans"], "font.size": 8}
+    )
     for name, table in pairs.items():
         draw(name, [table[alpha] for alpha in sorted(table)])
     return "\n".join(f"![{name}](zoo/{name}.svg)" for name in pairs)
@@ -214,7 +216,9 @@ def draw(name: str, rows: Sequence[Alpha]) -> None:
         (length, "tokens", "tokens"),
     ):
         errors = [1.96 * row.error(column) for row in rows]
-        axes.errorbar(alphas, [row.mean(column) for row in rows], errors, marker=".", linewidth=1, color="#4477aa")
+        means = [row.mean(column) for row in rows]
+        axes.vlines(alphas, np.subtract(means, errors), np.add(means, errors), color="#4477aa", linewidth=1)
+        axes.plot(alphas, means, marker=".", linewidth=1, color="#4477aa")
         axes.set_title(title, fontsize=8)
         axes.axvline(0, color="#bbbbbb", linewidth=0.6, zorder=0)
         axes.set_xscale("asinh", linear_width=0.2)

@@ -9,6 +9,8 @@ STEPS = 30
 SHARES = (10, 20, 40, 100)
 CONTROLLED = "dpo-0-40"
 """The pair whose difference the controls are made of."""
+REPEATED = "dpo-0-40"
+"""The pair of which a part is measured a second time, with another seed."""
 
 _TRAINED = {
     **{f"dpo-{seed}-{share}": (f"dpo-{seed}", share) for seed in (0, 1) for share in SHARES},

@@ -28,6 +28,7 @@ from llm_expo.search.symptoms import OPENING_WORDS
 from llm_expo.stats import paired_difference
 from llm_expo.weights import Direction
 
+SEED, OTHER_SEED = 42, 43
 BATCH = 64
 SAMPLES = 2
 REPLIES = SAMPLES * len(held_out_prompts())  # of a whole alpha
@@ -54,11 +55,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("pair")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--alphas", type=lambda text: [float(each) for each in text.split(",")])
     options = parser.parse_args()
     folder, pair = options.folder, options.pair
-    name = pair if options.seed == 42 else f"{pair}-seed-{options.seed}"
+    name = pair if options.seed == SEED else f"{pair}-seed-{options.seed}"
     out = folder / "tables" / f"{name}.jsonl"
     out.parent.mkdir(exist_ok=True)
     direction = Direction.open(folder / "theta0", theta1_of(folder, pair))
