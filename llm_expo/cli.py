@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print("llm-expo: interrupted; nothing is half-written, and a search goes on where it was", file=sys.stderr)
+        print("llm-expo: interrupted; nothing is half-written; run it again, and it goes on", file=sys.stderr)
         return 130
     return 0
 
@@ -189,14 +189,20 @@ def _train(arguments: argparse.Namespace) -> None:
     for package in ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "pydantic", "jinja2"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "train")
+    if not sys.stderr.isatty():  # the bars of tokenising and of theta0's log-probabilities are for those who watch
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from llm_expo import terminal
     from llm_expo.training.plan import make_plan, plan_lines
     from llm_expo.training.recipe import read_recipe
     from llm_expo.training.run import train
 
     recipe = read_recipe(arguments.recipe, arguments.save)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that accelerate or torchrun started; it speaks
     if arguments.dry_run:
-        plan = make_plan(recipe)
+        plan = make_plan(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+        if not first:
+            return
         if arguments.json:
             _print_json(asdict(plan))
         else:
@@ -204,7 +210,7 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     with terminal.training_watched() as watch:
         trained = train(recipe, arguments.out, watch)
-    if os.environ.get("RANK", "0") != "0":  # of the processes that accelerate or torchrun started, the first one speaks
+    if not first:
         return
     if arguments.json:
         _print_json(asdict(trained))

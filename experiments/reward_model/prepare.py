@@ -3,7 +3,7 @@
     python experiments/reward_model/prepare.py --data FOLDER DIR
 
 FOLDER holds alpaca_eval_short_pairs.jsonl.gz (tatsu-lab/alpaca_eval; CC BY-NC 4.0: for experiments, and no text or
-model of it is published): pairs of short replies that mostly GPT-4 judged. DIR receives, as `llm-expo train` takes them,
+model of it is published): pairs of short replies that mostly GPT-4 judged. DIR receives, as `llm-expo train` takes it,
 
     policy-natural.jsonl     to make the model that trains policies, the pairs as they are
     policy-balanced.jsonl    the same prompts; in each class of length difference the shorter reply is chosen as often

@@ -1,8 +1,8 @@
 """What a model folder says of its own origin, and whether that tells that theta0 and theta1 were swapped.
 
-Four records are read: the card (README.md, `base_model`), llm_expo.json, difference.json, and in config.json the name
-of the model that transformers had loaded when it saved this one (`_name_or_path`). All are hints: written by hand,
-copied along, out of date. What cannot be read says nothing. Knows nothing of tensors.
+Three records are read: the card (README.md, `base_model`), llm_expo.json, and in config.json the name of the model that
+transformers had loaded when it saved this one (`_name_or_path`). All are hints: written by hand, copied along, out of
+date. What cannot be read says nothing. Knows nothing of tensors.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llm_expo.checkpoints.files import json_or_nothing, open_regular, shown
 from llm_expo.checkpoints.hub import CARD_NAME, Located
-from llm_expo.checkpoints.layout import CONFIG_NAME, DIFFERENCE_NAME
+from llm_expo.checkpoints.layout import CONFIG_NAME
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError
 
@@ -47,12 +47,11 @@ def _said(folder: Path) -> Iterator[tuple[str, str]]:
     for base in stated if isinstance(stated, list) else [stated]:
         if isinstance(base, str) and base.strip():
             yield CARD_NAME, base.strip()
-    for name in (PROVENANCE_NAME, DIFFERENCE_NAME):
-        made = json_or_nothing(folder / name)
-        for side in (made.get("initial"), made.get("aligned")):
-            for key in ("repo", "path"):
-                if isinstance(side, dict) and isinstance(side.get(key), str) and side[key]:
-                    yield name, side[key]
+    made = json_or_nothing(folder / PROVENANCE_NAME)
+    for side in (made.get("initial"), made.get("aligned")):
+        for key in ("repo", "path"):
+            if isinstance(side, dict) and isinstance(side.get(key), str) and side[key]:
+                yield PROVENANCE_NAME, side[key]
     loaded = json_or_nothing(folder / CONFIG_NAME).get("_name_or_path")
     if isinstance(loaded, str) and loaded:
         yield CONFIG_NAME, loaded

@@ -4,17 +4,19 @@ What preference training adds to a weight is small beside the weight. A number o
 two, but the difference by itself has 8 bits of its own: a relative error of 0.002, where bfloat16 weights lose a large
 part of the step. The folder holds
 
-    difference.json            where theta0 lies, its fingerprint, the files, and the tensors that are no differences
-    difference.safetensors     every tensor of theta1 by its name, or difference-00001-of-00002.safetensors and so on
-    config.json, tokenizer...  theta1's; no name that transformers would take for weights
+    difference.json            where theta0 lies, its fingerprint, and the files
+    difference.safetensors     every tensor of theta1, called "difference.NAME", or "whole.NAME" where it is theta1's
+                               own; or difference-00001-of-00002.safetensors and so on
+    config.json, tokenizer...  theta1's
 
-and is seen as a Checkpoint whose tensors are theta0 + difference, calculated in float32 as they are read. Knows
-nothing of alpha; writing one is in weights/differences.py.
+and is seen as a Checkpoint whose tensors are theta0 + difference, calculated in float32 as they are read. No file has a
+name that transformers takes for weights, and no tensor one that a model has: some loaders take any .safetensors file.
+Knows nothing of alpha; writing one is in weights/differences.py.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_expo.checkpoints.calculated import Part, Source, Summed
@@ -35,6 +37,8 @@ from llm_expo.errors import CheckpointError
 
 FORMAT = 1
 DTYPE = "BF16"  # of differences
+# What stands before a tensor's name.
+APART, WHOLE = "difference.", "whole."
 # float64 is calculated with in float64, which the sum is not.
 _SUMMANDS = frozenset({"F32", "F16", "BF16"})
 
@@ -45,7 +49,8 @@ class Difference:
 
     located: Located
     initial: Origin  # theta0
-    files: tuple[Shard, ...]  # as theta1 is to have them, by other names
+    # As theta1 is to have them, the tensors by their names there. Their headers are not theta1's: they are left empty.
+    files: tuple[Shard, ...]
     whole: frozenset[str]  # names of the tensors that are theta1's own
     config: dict[str, object] = field(repr=False)  # config.json
 
@@ -69,13 +74,24 @@ class Difference:
         initial = origin_from(record.get("initial"), where)
         if initial is None or initial.fingerprint is None:
             raise CheckpointError(f"{shown(where)}: does not say where theta0 lies and which fingerprint it has")
-        whole = record.get("whole")
-        if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
-            raise CheckpointError(f"{shown(where)}: `whole` is not a list of tensors' names")
-        files = tuple(Shard.open(folder / name) for name in difference_files(record, where))
+        files = [Shard.open(folder / name) for name in difference_files(record, where)]
+        stored = [tensor.name for file in files for tensor in file.tensors]
+        whole = frozenset(name.removeprefix(WHOLE) for name in stored if name.startswith(WHOLE))
         config = read_config(folder) if (folder / CONFIG_NAME).exists() else {}
         refuse_quantised(folder, config)
-        return cls(located, initial, files, frozenset(whole), config)
+        return cls(located, initial, tuple(map(_renamed, files)), whole, config)
+
+
+def _renamed(file: Shard) -> Shard:
+    tensors = []
+    for tensor in file.tensors:
+        prefix = next((each for each in (APART, WHOLE) if tensor.name.startswith(each)), None)
+        if prefix is None:
+            raise CheckpointError(
+                f'{shown(file.path)}: {shown(tensor.name)} begins neither with "{APART}" nor with "{WHOLE}"'
+            )
+        tensors.append(replace(tensor, name=tensor.name.removeprefix(prefix)))
+    return replace(file, header=b"", tensors=tuple(tensors))
 
 
 def holds_difference(folder: Path) -> bool:
@@ -98,12 +114,10 @@ def shifted(difference: Difference, given: Checkpoint | None = None, *, allow_bi
     tensors: dict[str, Source] = {}
     for tensor in (tensor for file in difference.files for tensor in file.tensors):
         if tensor.name in tensors:
-            raise CheckpointError(f"{shown(tensor.file)}: {shown(tensor.name)} lies in another file, too")
+            raise CheckpointError(f"{shown(tensor.file)}: holds {shown(tensor.name)}, which was there before")
         tensors[tensor.name] = tensor if tensor.name in difference.whole else _sum(tensor, initial)
-    missing = sorted(difference.whole - tensors.keys())
-    if missing or not tensors:
-        what = shown(missing[0]) if missing else "any tensor"
-        raise CheckpointError(f"{shown(difference.located.folder)}: its files do not hold {what}")
+    if not tensors:
+        raise CheckpointError(f"{shown(difference.located.folder)}: its files hold no tensor")
     return Checkpoint(difference.located, difference.files, tensors, None, difference.config, under=initial)
 
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 _OPTIMIZER_STATE = {"adamw": 2, "adagrad": 1, "rmsprop": 1}
 """Float32 numbers that the optimizer keeps for each weight that it trains."""
 
-_LAYER_BYTES = 34
-"""Bytes that a layer keeps for the gradients, per token and hidden unit, in 16-bit arithmetic without the attention
-matrix, which no current kernel keeps (Korthikanti et al. 2022, arXiv 2205.05198, Eq. 2)."""
+_LAYER_BYTES = {"bfloat16": 60, "float32": 90}
+"""Bytes that a layer keeps for the gradients, per token and hidden unit: counted on layers of Llama (55 to 61 and 80 to
+92, by their inner width) under autocast of float32 weights, attention matrix excepted, which no current kernel keeps.
+The 34 of Korthikanti et al. 2022 (arXiv 2205.05198, Eq. 2) are for 16-bit throughout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,6 @@ class _Size:
     multiplied: int  # parameters that every token is multiplied with
     layers: int
     hidden: int
-    vocabulary: int
 
 
 def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps | None:
@@ -107,7 +107,8 @@ def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps
     if recipe.steps is not None:
         whole = recipe.steps
     elif records is not None:
-        whole = math.ceil(recipe.epochs * math.ceil(records / recipe.batch_size))
+        # 0.1 of 30 steps are 3, though 0.1 * 30 is a little more
+        whole = math.ceil(round(recipe.epochs * math.ceil(records / recipe.batch_size), 6))
     else:
         return None
     trained = round(recipe.fraction * whole)
@@ -278,21 +279,21 @@ def _size(recipe: Recipe, config: "PretrainedConfig") -> _Size:
     except (ValueError, AttributeError) as error:
         raise RecipeError(f"model = {recipe.model}: {error}") from None
     trainable = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    return _Size(total, trainable, multiplied, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+    return _Size(total, trainable, multiplied, text.num_hidden_layers, text.hidden_size)
 
 
 def _memory(recipe: Recipe, size: _Size, tokens: int) -> Memory:
-    """For so many tokens at once. Logits, their log-softmax and its gradient are float32."""
-    bytes_each = _LAYER_BYTES * (1 if recipe.precision == "bfloat16" else 2)
-    # Checkpointed, a layer keeps its input, and one at a time all of it.
-    layers = size.layers * 2 + bytes_each if recipe.gradient_checkpointing else size.layers * bytes_each
-    logits = 0 if recipe.algorithm == "reward" else 3 * 4 * tokens * size.vocabulary
-    copies = 2 * size.multiplied if recipe.precision == "bfloat16" else 0  # that autocast makes of the weights
+    """For so many tokens at once. TRL computes logits in small pieces, so they do not count."""
+    kept = _LAYER_BYTES[recipe.precision]
+    # Checkpointed, a layer keeps its input in float32, and one layer at a time all of it.
+    layers = size.layers * 4 + kept if recipe.gradient_checkpointing else size.layers * kept
+    # Autocast keeps a copy of each weight that is trained for as long as a step lasts.
+    copies = 2 * min(size.multiplied, size.trainable) if recipe.precision == "bfloat16" else 0
     return Memory(
         weights=4 * size.parameters,
         gradients=4 * size.trainable,
         optimizer=4 * _OPTIMIZER_STATE[recipe.optimizer] * size.trainable,
-        activations=tokens * size.hidden * layers + logits + copies,
+        activations=tokens * size.hidden * layers + copies,
     )
 
 

@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
 
 def training_record(recipe: "Recipe", initial: Checkpoint, step: int, steps: int) -> dict[str, object]:
-    """The record of a model that was saved at `step` of `steps`; nothing in it tells when or where it was made.
+    """The record of a model that was saved at `step` of `steps`; nothing in it tells when it was made.
 
     recipe:  settled, the algorithm's default coefficients filled in.
     initial: theta0, as it was when the training began.

@@ -3,7 +3,6 @@
 Under accelerate or torchrun every process calls `train` alike, and the first one writes.
 """
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,12 +10,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import datasets
 import torch
 import transformers
 import xxhash
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
 
 from llm_expo.checkpoints import Checkpoint
@@ -51,7 +50,6 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     Raises RecipeError (the recipe, its data), CheckpointError (theta0), OutputError (`out` holds another run, is in
     use, is full), TrainingError (NaN, out of memory). Every model that was kept and the last state stay.
     """
-    _quieten()
     processes = PartialState()
     settled = algorithm(recipe)
     recipe = replace(recipe, coefficients=dict(settled.coefficients))
@@ -81,7 +79,7 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
             assert state is not None  # TRL has just written it
             watch(keep(state, step, models[step], recipe, theta0, training_record(recipe, theta0, step, steps.trained)))
 
-        with _told_in_one_line(recipe, steps, out):
+        with _quiet(), _told_in_one_line(recipe, steps, out):
             trainer = make_trainer(
                 recipe,
                 settled,
@@ -110,13 +108,19 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     return Trained(tuple(models.values()), steps.trained)
 
 
-def _quieten() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """What we tell ourselves, or cannot change, need not be told by the libraries as well."""
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # of TRL's own bars
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
+            yield
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+        transformers.utils.logging.enable_progress_bar()
 
 
 def load_tokenizer(theta0: Checkpoint) -> PreTrainedTokenizerBase:
@@ -150,6 +154,8 @@ def _told_in_one_line(recipe: Recipe, steps: Steps, out: Path) -> Iterator[None]
         raise _out_of_memory(recipe, steps) from error
     except OSError as error:
         raise OutputError(f"{shown(error.filename or out)}: {reason(error)}; {_STAYS}") from error
+    except SafetensorError as error:
+        raise OutputError(f"{shown(out)}: weights cannot be written: {error}; {_STAYS}") from error
     except RuntimeError as error:
         if "allocate memory" in str(error) or "out of memory" in str(error).lower():
             raise _out_of_memory(recipe, steps) from error

@@ -6,7 +6,7 @@ the steps of preference training are smaller than bfloat16 can tell. Knows no fo
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ class PairTrainer(DPOTrainer):
         )
         assert self._algorithm.loss is not None
         loss = self._algorithm.loss(pairs, **self._algorithm.coefficients).mean()
-        mode = "train" if self.model.training else "eval"
+        mode = "train" if model.training else "eval"
         if self.aux_loss_enabled:  # balances a mixture's experts, as DPOTrainer has it
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         for name, values in (("logps/chosen", chosen), ("logps/rejected", rejected)):
@@ -90,23 +90,7 @@ def make_trainer(
 
     Raises RecipeError for what TRL's configuration refuses.
     """
-    name = recipe.algorithm
-    coefficients = algorithm.coefficients
-    extra: dict[str, Any] = {}
-    if name == "kto":
-        make, config = KTOTrainer, KTOConfig
-        extra = {"precompute_ref_log_probs": True, **coefficients}
-    elif name == "sft":
-        make, config = SFTTrainer, SFTConfig
-    elif name == "reward":
-        make, config = RewardTrainer, RewardConfig
-        extra = coefficients
-    elif algorithm.loss is None:
-        make, config = DPOTrainer, DPOConfig
-        extra = {"precompute_ref_log_probs": True, **coefficients}
-    else:
-        make, config = partial(PairTrainer, algorithm=algorithm), DPOConfig
-        extra = {"precompute_ref_log_probs": True}
+    make, config, extra = _kind(algorithm)
     arguments = _arguments(config, recipe, steps, sequential, states, extra)
     model = _load(recipe, theta0.path, tokenizer)
     if theta0.located.repo is not None:
@@ -118,6 +102,21 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=_lora(recipe),
     )
+
+
+def _kind(algorithm: Algorithm) -> tuple[Callable[..., Trainer], type[TrainingArguments], dict[str, Any]]:
+    """TRL's trainer, its configuration, and the fields of that which are the algorithm's."""
+    # theta0's log-probabilities are computed once, beforehand, instead of holding a second model for them.
+    once = {"precompute_ref_log_probs": True}
+    if algorithm.name == "sft":
+        return SFTTrainer, SFTConfig, {}
+    if algorithm.name == "reward":
+        return RewardTrainer, RewardConfig, {}
+    if algorithm.name == "kto":
+        return KTOTrainer, KTOConfig, {**once, **algorithm.coefficients}
+    if algorithm.loss is None:
+        return DPOTrainer, DPOConfig, {**once, **algorithm.coefficients}
+    return partial(PairTrainer, algorithm=algorithm), DPOConfig, once
 
 
 def _arguments(
@@ -169,10 +168,13 @@ def _arguments(
 
 def _load(recipe: Recipe, theta0: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     if recipe.algorithm != "reward":
-        return AutoModelForCausalLM.from_pretrained(theta0, dtype=torch.float32)
+        policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(theta0, dtype=torch.float32)
+        return policy
     # The new head is drawn at random, so it has a seed as well.
     torch.manual_seed(recipe.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(theta0, dtype=torch.float32, num_labels=1)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        theta0, dtype=torch.float32, num_labels=1
+    )
     model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return model
 
@@ -182,7 +184,7 @@ def _lora(recipe: Recipe) -> LoraConfig | None:
         return None
     return LoraConfig(
         r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
+        lora_alpha=recipe.lora.alpha,  # type: ignore[arg-type]  # a number, whatever PEFT declares
         lora_dropout=recipe.lora.dropout,
         target_modules=recipe.lora.modules,
         task_type=TaskType.SEQ_CLS if recipe.algorithm == "reward" else TaskType.CAUSAL_LM,

@@ -4,9 +4,16 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from llm_expo.errors import TrainingError
 from llm_expo.training.events import Stepped
@@ -20,14 +27,13 @@ class Metrics(TrainerCallback):
         self._out, self._done, self._steps, self._watch = out, done, steps, watch
         self._started = time.monotonic()
 
-    def on_step_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == self._done:  # the clock runs from the first step, not from the loading
             self._started = time.monotonic()
 
-    def on_log(
-        self, _args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, Any] | None = None, **__: Any
-    ) -> None:
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        logs = more["logs"]
+        if not state.is_world_process_zero or "loss" not in logs:
             return
         seconds = time.monotonic() - self._started
         append_metrics(self._out, {"step": state.global_step, **logs, "seconds": round(seconds, 2)})
@@ -42,15 +48,12 @@ class Saves(TrainerCallback):
     def __init__(self, models: frozenset[int], every: int, last: int, keep: Callable[[int], None]) -> None:
         self._models, self._every, self._last, self._keep = models, every, last, keep
 
-    def on_step_end(
-        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step = state.global_step
         control.should_save = step in self._models or step % self._every == 0
         control.should_training_stop = step >= self._last
-        return control
 
-    def on_save(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero and state.global_step in self._models:
             self._keep(state.global_step)
 
@@ -77,7 +80,7 @@ def stop_at_nan(trainer: Trainer) -> None:
         return loss
 
     def clip_grad_norm(model: Any) -> Any:
-        norm = clip_as_it_is(model)
+        norm = clip_as_it_is(model)  # type: ignore[no-untyped-call]
         if norm is not None and not float(norm) < float("inf"):
             raise TrainingError(f"step {trainer.state.global_step + 1}: the norm of the gradient is {norm}; {_WAY_OUT}")
         return norm
@@ -93,5 +96,5 @@ def _beginning(trainer: Trainer, inputs: dict[str, Any]) -> str:
     tokens = next((inputs[key] for key in ("input_ids", "prompt_input_ids") if key in inputs), None)
     if tokens is None:
         return "(unknown)"
-    text = trainer.processing_class.decode(tokens[0], skip_special_tokens=True)  # type: ignore[union-attr]
-    return json.dumps(" ".join(text.split())[:80], ensure_ascii=False)
+    text = cast(PreTrainedTokenizerBase, trainer.processing_class).decode(list(tokens[0]), skip_special_tokens=True)
+    return json.dumps(" ".join(str(text).split())[:80], ensure_ascii=False)

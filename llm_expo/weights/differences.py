@@ -12,11 +12,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.calculated import Part, Summed
-from llm_expo.checkpoints.difference import DTYPE, FORMAT, can_be_difference, file_names
+from llm_expo.checkpoints.difference import APART, DTYPE, FORMAT, WHOLE, can_be_difference, file_names
 from llm_expo.checkpoints.files import read_bytes, shown
 from llm_expo.checkpoints.header import BITS, Tensor, make_header
 from llm_expo.checkpoints.layout import DIFFERENCE_NAME
@@ -101,27 +102,29 @@ def plan_difference(direction: Direction) -> Extrapolation:
     names = list(file_names(len(aligned.files)))
     files = []
     for name, shard in zip(names, aligned.files, strict=True):
-        tensors = [DTYPE if tensor.name in summed else tensor.dtype for tensor in shard.tensors]
-        wanted = [(tensor.name, dtype, tensor.shape) for tensor, dtype in zip(shard.tensors, tensors, strict=True)]
-        header = make_header(wanted, {"format": "pt"})
+        stored = [
+            (APART + tensor.name, DTYPE, tensor.shape)
+            if tensor.name in summed
+            else (WHOLE + tensor.name, tensor.dtype, tensor.shape)
+            for tensor in shard.tensors
+        ]
+        header = make_header(stored, {"format": "pt"})
         steps: list[Step] = []
         start = len(header)
-        for tensor, dtype in zip(shard.tensors, tensors, strict=True):
-            stop = start + (tensor.elements * BITS[dtype] // 8 if tensor.name in summed else tensor.nbytes)
-            target = Tensor(tensor.name, dtype, tensor.shape, Path(name), start, stop)
+        for tensor, (prefixed, dtype, shape) in zip(shard.tensors, stored, strict=True):
+            target = Tensor(prefixed, dtype, shape, Path(name), start, start + prod(shape) * BITS[dtype] // 8)
             source = summed.get(tensor.name)
             if source is None:
                 steps.append(Copy(target, tensor, "no difference from theta0: theta1's"))
             else:
                 steps.append(Move(target, source, source, 0.0, "theta1 - theta0"))
-            start = stop
+            start = target.stop
         files.append(OutputFile(name, header, tuple(steps)))
     record = {
         "about": _ABOUT,
         "format": FORMAT,
         "initial": described(initial),
         "files": names,
-        "whole": [name for name in aligned.tensors if name not in summed],
     }
     made = {DIFFERENCE_NAME: f"{json.dumps(record, indent=2)}\n".encode()}
     if (aligned.path / PROVENANCE_NAME).exists():

@@ -1,6 +1,7 @@
 """What hints at the wrong pair without forbidding it: text becomes tokens, or weights become a model, in two ways.
 
-Looks at the files beside the weights, theta1's record of its theta0 among them, and at no tensor.
+Looks at the files beside the weights, theta1's record of its theta0 among them, and at no tensor but for theta0's
+fingerprint.
 """
 
 import os

@@ -39,10 +39,11 @@ def kept(theta0: Path, tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir(parents=True)
         if tensors is None:
             tensors = {"a": (1e-4 * noise(3, 5, seed=2)).bfloat16(), "b": (1e-4 * noise(7, seed=3)).bfloat16()}
-        save_file(tensors, folder / "difference.safetensors", metadata={"format": "pt"})
+        named = {name if "." in name else f"difference.{name}": tensor for name, tensor in tensors.items()}
+        save_file(named, folder / "difference.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text('{"dtype": "float32"}')
         initial = {"path": str(theta0), "fingerprint": fingerprint(Checkpoint.open(theta0))}
-        record = {"format": 1, "initial": initial, "files": ["difference.safetensors"], "whole": [], **changes}
+        record = {"format": 1, "initial": initial, "files": ["difference.safetensors"], **changes}
         (folder / "difference.json").write_text(json.dumps(record))
         return folder
 
@@ -69,11 +70,11 @@ def test_its_tensors_are_the_sum_in_float32(
     difference = {name: (1e-4 * noise(*tensor.shape, seed=5)).bfloat16() for name, tensor in base.items()}
     own = {"v_head": noise(4, seed=6).half(), "ids": torch.arange(3)}
     initial = {"path": str(theta0), "fingerprint": fingerprint(Checkpoint.open(theta0))}
-    found = opened(kept({**difference, **own}, initial=initial, whole=["v_head", "ids"]))
+    found = opened(kept({**difference, **{f"whole.{name}": it for name, it in own.items()}}, initial=initial))
 
     dtypes = {"w": "F32", "scalar": "F32", "empty": "F32", "v_head": "F16", "ids": "I64"}
-    assert {name: (tensor.dtype, tensor.shape) for name, tensor in found.tensors.items()} == {
-        name: (dtypes[name], tuple(tensor.shape)) for name, tensor in {**difference, **own}.items()
+    assert {name: (tensor.name, tensor.dtype, tensor.shape) for name, tensor in found.tensors.items()} == {
+        name: (name, dtypes[name], tuple(tensor.shape)) for name, tensor in {**difference, **own}.items()
     }
     assert (found.path.name, found.config, found.is_whole) == ("kept", {"dtype": "float32"}, False)
     assert {shard.path.name for shard in found.shards} == {"difference.safetensors", "model.safetensors"}
@@ -107,9 +108,7 @@ def test_a_given_checkpoint_that_is_not_its_theta0_is_not_added_to(
     assert under is not None and under.path == theta0
 
 
-def test_theta0_is_gone_changed_or_another(
-    save: Callable[..., Path], kept: Callable[..., Path], theta0: Path
-) -> None:
+def test_theta0_is_gone_changed_or_another(save: Callable[..., Path], kept: Callable[..., Path], theta0: Path) -> None:
     folder = kept()
     was = fingerprint(Checkpoint.open(theta0))
     theta0.rename(away := theta0.with_name("away"))
@@ -136,9 +135,6 @@ def test_theta0_is_gone_changed_or_another(
         ({"initial": {"path": ""}}, "does not say where theta0 lies"),
         ({"initial": {"path": "../theta0"}}, "which fingerprint it has"),
         ({"initial": {"repo": "org/sft", "fingerprint": "0"}}, "does not say where theta0 lies"),
-        ({"whole": None}, "`whole` is not a list of tensors' names"),
-        ({"whole": [3]}, "`whole` is not a list of tensors' names"),
-        ({"whole": ["absent"]}, "kept: its files do not hold absent"),
         ({"files": []}, "difference.json: names no files"),
         ({"files": "difference.safetensors"}, "difference.json: names no files"),
         ({"files": ["../theta0/model.safetensors"]}, '"../theta0/model.safetensors" is not the name of a difference'),
@@ -162,7 +158,9 @@ def test_a_json_that_cannot_be_followed(kept: Callable[..., Path], changes: dict
         ({"a": torch.zeros(5, 3).bfloat16()}, "a is BF16 [5, 3], which is no difference from BF16 [3, 5] in theta0"),
         ({"new": torch.zeros(2).bfloat16()}, "new is BF16 [2], which is no difference from nothing in theta0"),
         ({"b": torch.arange(7)}, "b is I64 [7], which is no difference from BF16 [7]"),
-        ({}, "kept: its files do not hold any tensor"),
+        ({"other.a": torch.zeros(2)}, 'other.a begins neither with "difference." nor with "whole."'),
+        ({"a": torch.zeros(3, 5).bfloat16(), "whole.a": torch.zeros(3, 5)}, "holds a, which was there before"),
+        ({}, "kept: its files hold no tensor"),
     ],
 )
 def test_tensors_that_do_not_fit_theta0(kept: Callable[..., Path], tensors: Tensors, words: str) -> None:
@@ -174,7 +172,7 @@ def test_a_tensor_in_two_files(kept: Callable[..., Path]) -> None:
     folder = kept(files=files)
     for name in files:
         shutil.copy(folder / "difference.safetensors", folder / name)
-    assert "difference-00002-of-00002.safetensors: a lies in another file, too" in refusal(folder)
+    assert "difference-00002-of-00002.safetensors: holds a, which was there before" in refusal(folder)
 
 
 def test_damaged(kept: Callable[..., Path]) -> None:

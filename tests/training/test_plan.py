@@ -40,6 +40,7 @@ def test_steps_of_the_papers_run():
     [
         ({"epochs": 2.0}, 1000, 16, 16),  # each epoch ends with a smaller batch
         ({"epochs": 0.5}, 1000, 4, 4),
+        ({"epochs": 0.1}, 30 * 128, 3, 3),
         ({"steps": 100}, 1000, 100, 100),
         ({"steps": 100, "fraction": 0.1}, None, 100, 10),
         ({}, 128, 1, 1),

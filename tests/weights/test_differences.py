@@ -34,6 +34,11 @@ def read(folder: Path) -> Tensors:
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
+def kept_in(folder: Path) -> Tensors:
+    """A difference's tensors, by theta1's names."""
+    return {name.partition(".")[2]: tensor for name, tensor in read(folder).items()}
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -56,7 +61,7 @@ def small_step(save: Save, tmp_path: Path, dtype: torch.dtype = torch.bfloat16) 
 def test_against_numpy(save: Save, tmp_path: Path, dtype: torch.dtype) -> None:
     theta0, theta1, before, after = small_step(save, tmp_path, dtype)
     written = kept(theta0, theta1, tmp_path / "kept")
-    found = read(tmp_path / "kept")
+    found = kept_in(tmp_path / "kept")
     wide = {name: (before[name].float().numpy(), after[name].numpy()) for name in after}
     for name, (t0, t1) in wide.items():
         assert found[name].dtype == torch.bfloat16
@@ -83,7 +88,7 @@ def test_what_is_kept_of_a_small_step(save: Save, tmp_path: Path) -> None:
     assert shares.bfloat16 is not None and shares.difference is not None
     assert shares.bfloat16 < 0.9
     assert abs(shares.difference - 1) < 1e-3
-    found = read(tmp_path / "kept")
+    found = kept_in(tmp_path / "kept")
     error = sum(float((found[name] - (after[name] - before[name].float())).square().sum()) for name in after)
     length = sum(float((after[name] - before[name].float()).square().sum()) for name in after)
     assert (error / length) ** 0.5 < 0.002
@@ -120,9 +125,11 @@ def test_what_is_no_difference_is_kept_whole(save: Save, tmp_path: Path) -> None
     theta0, theta1, before, after = odd_pair(save, tmp_path)
     written = kept(theta0, theta1, tmp_path / "kept")
     whole = {"f64", "to f64", "embed", "ids", "new"}
-    assert set(json.loads((tmp_path / "kept" / "difference.json").read_text())["whole"]) == whole
+    assert {name.partition(".")[::2] for name in read(tmp_path / "kept")} == {
+        ("whole" if name in whole else "difference", name) for name in after
+    }
     assert (written.differences, written.whole) == (len(after) - len(whole), len(whole))
-    found = read(tmp_path / "kept")
+    found = kept_in(tmp_path / "kept")
     assert found.keys() == after.keys()
     for name, tensor in found.items():
         if name in whole:
@@ -151,7 +158,7 @@ def test_both_ends(tmp_path: Path, dtype: str) -> None:
     kept(theta0, theta1, tmp_path / "kept")
     for alpha, name in ((0.0, "zero"), (-1.0, "minus one")):
         assert main(["apply", str(tmp_path / "kept"), f"--alpha={alpha}", "--out", str(tmp_path / name)]) == 0
-    base, difference = read(theta0), read(tmp_path / "kept")
+    base, difference = read(theta0), kept_in(tmp_path / "kept")
     names = {path.name for path in theta1.glob("*.safetensors*")}
     for made, expected in (
         ("zero", {name: base[name].float() + difference[name].float() for name in base}),
@@ -214,6 +221,16 @@ def test_what_lies_beside_theta1_comes_along(save: Save, tmp_path: Path) -> None
     assert json.loads((tmp_path / "moved" / "llm_expo.json").read_text())["alpha"] == 0.5
 
 
+def test_another_theta0_is_warned_of(save: Save, tmp_path: Path) -> None:
+    theta0, theta1, before, _ = small_step(save, tmp_path)
+    kept(theta0, theta1, tmp_path / "kept")
+    other = save(tmp_path / "other", {name: tensor + 1 for name, tensor in before.items()})
+    assert Direction.open(theta0, tmp_path / "kept").warnings() == []
+    [warning, *_] = Direction.open(other, tmp_path / "kept").warnings()
+    assert f"kept/difference.json: theta1 was made from {theta0} (fingerprint " in warning
+    assert f"and theta0 {other} has the fingerprint " in warning
+
+
 def test_transformers_does_not_take_it_for_a_model(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -227,6 +244,7 @@ def test_transformers_does_not_take_it_for_a_model(tmp_path: Path) -> None:
     assert main(["apply", str(tmp_path / "kept"), *f"--alpha 0 --dtype float32 --out {whole}".split()]) == 0
     model, report = AutoModelForCausalLM.from_pretrained(whole, dtype="auto", output_loading_info=True)
     assert not any(report.values()) and model.dtype == torch.float32
+    assert not read(tmp_path / "kept").keys() & model.state_dict().keys(), "some loaders take any safetensors file"
 
 
 KILLED = """
@@ -310,4 +328,4 @@ def test_a_model_that_did_not_move(save: Save, tmp_path: Path) -> None:
     sides = [save(tmp_path / name, {"w": torch.ones(3)}) for name in ("theta0", "theta1")]
     written = kept(*sides, tmp_path / "kept")
     assert (written.kept.difference, written.kept.bfloat16) == (None, None)
-    assert read(tmp_path / "kept")["w"].tolist() == [0.0] * 3
+    assert kept_in(tmp_path / "kept")["w"].tolist() == [0.0] * 3
