@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def next_alpha(found: Mapping[float, Alpha]) -> float | None:
             return alpha
     lattice = sorted(alpha for alpha in found if alpha in CLIMB + THEN)
     best = lattice.index(max(lattice, key=lambda alpha: found[alpha].reward))
-    for lower, upper in zip(lattice[max(0, best - 1) : best + 1], lattice[max(1, best) : best + 2], strict=True):
+    for lower, upper in pairwise(lattice[max(0, best - 1) : best + 2]):
         if (lower + upper) / 2 not in found:
             return (lower + upper) / 2
     return None
