@@ -36,7 +36,7 @@ REPLIES = SAMPLES * len(held_out_prompts())  # of a whole alpha
 CLIMB = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 THEN = (0.25, 0.125, -0.5)
 CLIFF_LOG_PROBABILITY = -4.5  # nats a token under theta0; text is in fragments before
-CLIFF_ERRORS = 3.0  # standard errors that the reward has fallen from its highest, paired over prompts
+CLIFF_ERRORS = 3.0  # standard errors that the reward has fallen from its highest before, paired over prompts
 REPETITION_WORDS = 3
 
 
@@ -171,8 +171,9 @@ def next_alpha(found: Mapping[float, Alpha]) -> float | None:
 
 
 def past_cliff(alpha: float, found: Mapping[float, Alpha]) -> bool:
-    """The replies are in fragments, and the reward has fallen from its highest by more than chance does."""
-    fall = paired_difference(max(found.values(), key=lambda each: each.reward).rewards, found[alpha].rewards)
+    """The replies are in fragments, and below a smaller alpha's in reward, by more than chance."""
+    highest = max((found[each] for each in found if each <= alpha), key=lambda each: each.reward)
+    fall = paired_difference(highest.rewards, found[alpha].rewards)
     return found[alpha].log_probability < CLIFF_LOG_PROBABILITY and fall.mean > CLIFF_ERRORS * fall.se
 
 
