@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 # because it was cut off is no fault of the model's, and tokens are what the tables cost.
 SYSTEM = "Answer in one short sentence."
 SUFFIX = " One short sentence, please."
-MAX_TOKENS = 80
+MAX_TOKENS = 80  # of theta0's replies
 
 
 def plain_training_prompts() -> list[Prompt]:

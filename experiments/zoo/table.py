@@ -21,7 +21,7 @@ from typing import Any
 
 import journal
 from pairs import THETA0, theta1_of
-from questions import MAX_TOKENS, held_out_prompts
+from questions import held_out_prompts
 
 from llm_expo.demo import positivity
 from llm_expo.generation import Prompt, Reply, Request, Sampling, TransformersEngine
@@ -30,6 +30,7 @@ from llm_expo.stats import paired_difference
 from llm_expo.weights import Direction
 
 SEED, OTHER_SEED = 42, 43
+MAX_TOKENS = 128  # theta0 hardly needs 80; trained and extrapolated models talk longer
 BATCH = 64
 SAMPLES = 2
 REPLIES = SAMPLES * len(held_out_prompts())  # of a whole alpha
