@@ -94,7 +94,8 @@ def fill(engine: TransformersEngine, alpha: float, asked: Sequence[tuple[Prompt,
     """Add the batches that are missing at `alpha`, each with its rewards and measures."""
     done = {line["batch"] for line in journal.read(out) if line["alpha"] == alpha}
     noise = "search", f"confirm {alpha!r}"
-    every = [(sample, *each) for sample in range(SAMPLES) for each in asked]
+    # Both samples of a prompt in one batch: the engine reads equal prompts once.
+    every = [(sample, *each) for each in asked for sample in range(SAMPLES)]
     for number in range(len(every) // BATCH):
         if number in done:
             continue
