@@ -17,12 +17,13 @@ import torch
 import transformers
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import llm_expo
 from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError, PromptError
+from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
 from llm_expo.generation.noise import stream
@@ -126,25 +127,21 @@ class TransformersEngine:
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         model = self._live.at(alpha)
-        config = GenerationConfig(
-            max_new_tokens=self._sampling.max_tokens,
-            do_sample=False,  # `_Draw` leaves one token possible
-            eos_token_id=self._stops,
-            pad_token_id=self._stops[0],
-            use_cache=True,
-        )
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
         for batch in batches:
-            inputs, mask = self._pad_left([request.tokens for request in batch])
-            keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in batch]
-            streams = torch.tensor(keys, device=self._device)
-            draw = _Draw(self._sampling, streams, inputs.shape[1])
-            with torch.inference_mode(), _out_of_memory_named(len(batch)):
-                output = model.generate(  # type: ignore[operator]
-                    inputs, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([draw])
-                )
-            yield [self._reply(row) for row in output[:, inputs.shape[1] :].tolist()]
+            yield self._replies(model, batch)
+
+    def _replies(self, model: PreTrainedModel, batch: Sequence[Request]) -> list[Reply]:
+        keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in batch]
+        streams = torch.tensor(keys, device=self._device)
+
+        def draw(logits: Tensor, replies: Tensor, rows: Tensor) -> Tensor:
+            return sample(logits, replies, streams[rows], self._sampling)
+
+        with _out_of_memory_named(len(batch)):
+            rows = decode(model, [request.tokens for request in batch], draw, self._stops, self._sampling.max_tokens)
+        return [self._reply(row) for row in rows]
 
     def log_probabilities(
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
@@ -156,7 +153,8 @@ class TransformersEngine:
             values: list[float] = []
             for start in range(0, len(batch), at_once):
                 part = batch[start : start + at_once]
-                inputs, mask = self._pad_left([[*prompt, *reply] for prompt, reply in part])
+                both = [[*prompt, *reply] for prompt, reply in part]
+                inputs, mask = pad_left(both, self._stops[0], self._device)
                 positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
                 with torch.inference_mode(), _out_of_memory_named(len(part)):
                     logits = model(
@@ -184,33 +182,9 @@ class TransformersEngine:
             )
         return tokens
 
-    def _pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, each int64 (batch, longest): replies have to start at one place."""
-        longest = max(map(len, rows))
-        inputs = torch.full((len(rows), longest), self._stops[0])
-        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-        for row, tokens in enumerate(rows):
-            inputs[row, longest - len(tokens) :] = torch.tensor(list(tokens))
-            mask[row, longest - len(tokens) :] = 1
-        return inputs.to(self._device), mask.to(self._device)
-
-    def _reply(self, row: list[int]) -> Reply:
-        end = next((place + 1 for place, token in enumerate(row) if token in self._stops), None)
-        tokens = row[:end]
-        return Reply(self._tokenizer.decode(tokens, skip_special_tokens=True), tuple(tokens), truncated=end is None)
-
-
-class _Draw(LogitsProcessor):
-    """Draws the next token with `sample` and leaves only it possible."""
-
-    def __init__(self, sampling: Sampling, streams: Tensor, prompt_length: int) -> None:
-        self._sampling = sampling
-        self._streams = streams
-        self._prompt_length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        drawn = sample(scores.float(), input_ids[:, self._prompt_length :], self._streams, self._sampling)
-        return torch.full_like(scores, -float("inf")).scatter_(1, drawn[:, None], 0.0)
+    def _reply(self, tokens: list[int]) -> Reply:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return Reply(text, tuple(tokens), truncated=tokens[-1] not in self._stops)
 
 
 @contextmanager
