@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),  # by the token limit
         ("repetition", pa.float32()),
         ("opening", pa.string()),
-        ("text", pa.string()),
+        ("text", pa.string()),  # of sample 0 alone: texts are most of the size
     ]
 )
 
@@ -55,7 +55,11 @@ def keep(table: pa.Table, name: str) -> None:
 
 def finished(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of the alphas that have all their replies, by alpha, sample and prompt."""
-    rows = [{"alpha": line["alpha"], **row} for line in lines for row in line["rows"]]
+    rows = [
+        {"alpha": line["alpha"], **row, "text": row["text"] if row["sample"] == 0 else None}
+        for line in lines
+        for row in line["rows"]
+    ]
     count: dict[float, int] = {}
     for row in rows:
         count[row["alpha"]] = count.get(row["alpha"], 0) + 1
