@@ -51,15 +51,15 @@ def test_what_is_trained_is_learned(
     recipe: Make, pairs: Path, examples: Path, tmp_path: Path, algorithm: AlgorithmName
 ) -> None:
     data = str(examples if algorithm == "sft" else pairs)
-    train(recipe(algorithm=algorithm, data=data, steps=20, warmup=0.0, learning_rate=0.03), tmp_path / "run")
+    train(recipe(algorithm=algorithm, data=data, steps=60, warmup=0.0), tmp_path / "run")
     found = losses(tmp_path / "run")
-    assert sum(found[-5:]) < 0.7 * sum(found[:5])
+    assert sum(found[-10:]) < 0.7 * sum(found[:10])
 
 
 def test_a_reward_model_rewards_the_chosen(recipe: Make, pairs: Path, tmp_path: Path) -> None:
     from llm_expo.scoring import scorer_from
 
-    train(recipe(algorithm="reward", steps=30, warmup=0.0, learning_rate=0.03), tmp_path / "run")
+    train(recipe(algorithm="reward", steps=150, warmup=0.0), tmp_path / "run")
     model = tmp_path / "run/model"
     _, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
     assert not any(loading.values())
@@ -71,7 +71,7 @@ def test_a_reward_model_rewards_the_chosen(recipe: Make, pairs: Path, tmp_path: 
         replies = [{"role": "assistant", "content": pair[side]} for side in ("chosen", "rejected")]
         chosen, rejected = scorer.score([[asked, reply] for reply in replies])
         right += chosen > rejected
-    assert right >= 30  # by chance 20 ± 3
+    assert right >= 36  # 39 on one machine
 
 
 def test_models_are_kept_at_the_steps_that_were_asked_for(recipe: Make, theta0: Path, tmp_path: Path) -> None:
