@@ -72,6 +72,9 @@ Table = Mapping[float, Alpha]
 
 
 def read(name: str) -> dict[float, Alpha]:
+    """By alpha; nothing as long as nothing of it was measured."""
+    if not (HERE / "results" / f"{name}.parquet").exists():
+        return {}
     rows = pq.read_table(HERE / "results" / f"{name}.parquet").to_pandas()
     found = {}
     for alpha, mine in rows.sort_values(["sample", "prompt"]).groupby("alpha"):
@@ -82,15 +85,16 @@ def read(name: str) -> dict[float, Alpha]:
 
 
 def main() -> None:
-    tables = {name: read(name) for name in (*PAIRS, THETA0) if (HERE / "results" / f"{name}.parquet").exists()}
-    theta0 = tables.pop(THETA0)
-    whole = {name: theta0 | table for name, table in tables.items() if 0.0 in table}
+    theta0 = read(THETA0)
+    tables = {name: table for name in PAIRS if 0.0 in (table := read(name))}
+    whole = {name: theta0 | table for name, table in tables.items()}
     parts = {
+        "missing": ", ".join(f"`{name}`" for name in PAIRS if name not in whole) or "none",
         "figures": figures(whole),
         "optima": optima(whole),
         "rewards": rewards(whole),
         "halves": halves(whole),
-        "repeated": repeated(whole[REPEATED], read(f"{REPEATED}-seed-{OTHER_SEED}")),
+        "repeated": repeated(whole.get(REPEATED, {}), read(f"{REPEATED}-seed-{OTHER_SEED}")),
     }
     words = (HERE / "page.md").read_text()
     (DOCS / "zoo.md").write_text(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], words))

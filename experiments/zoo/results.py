@@ -3,7 +3,8 @@
     python experiments/zoo/results.py DIR
 
 Takes what DIR/tables holds, as far as it has come, and writes experiments/zoo/results/PAIR.parquet. An alpha of which
-replies are missing is left out. DIR/log.jsonl comes along, and the trainings' metrics as results/training.jsonl.
+replies are missing is left out. Along come DIR/log.jsonl, the pairs of replies that the models were trained on
+(results/reply_pairs.parquet) and the trainings' metrics (results/training.jsonl).
 """
 
 import shutil
@@ -39,13 +40,17 @@ def main() -> None:
     for path in sorted((folder / "tables").glob("*.jsonl")):
         rows = finished(journal.read(path))
         if rows:
-            table = pa.Table.from_pylist(rows, schema=SCHEMA)
-            pq.write_table(table, RESULTS / f"{path.stem}.parquet", compression="zstd", compression_level=19)
+            keep(pa.Table.from_pylist(rows, schema=SCHEMA), path.stem)
+    keep(pa.Table.from_pylist(journal.read(folder / "pairs.jsonl")), "reply_pairs")
     shutil.copy(folder / "log.jsonl", RESULTS.parent)
     runs = sorted((folder / "runs").glob("*/metrics.jsonl"))
     journal.write(
         RESULTS / "training.jsonl", ({"recipe": run.parent.name, **row} for run in runs for row in journal.read(run))
     )
+
+
+def keep(table: pa.Table, name: str) -> None:
+    pq.write_table(table, RESULTS / f"{name}.parquet", compression="zstd", compression_level=19)
 
 
 def finished(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
