@@ -49,12 +49,12 @@ def keep(state: Path, step: int, out: Path, recipe: Recipe, theta0: Checkpoint, 
 
 
 def _lost(save: Save, share: float | None) -> tuple[str, ...]:
-    """A warning, where more is lost than rounding the direction itself to 16 bits would lose."""
-    if share is None or abs(1 - share) < 0.01:
+    """A warning, for what may lose more than rounding the direction itself to 16 bits would."""
+    if share is None or (save == "difference" and abs(1 - share) < 0.01):
         return ()
     return (
-        f'save = "{save}" keeps {share:.1%} of the direction from theta0: its steps are smaller than the weights can '
-        'tell; "difference" or "float32" keep it',
+        f'save = "{save}" keeps {share:.1%} of the direction from theta0, and adds the noise of rounding weights that '
+        'are larger than their steps; "difference" or "float32" keep it as it is',
     )
 
 
