@@ -267,8 +267,8 @@ def test_two_processes_have_the_losses_of_one(recipe: Make, tmp_path: Path) -> N
 def test_killed_at_random_moments_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
     file = written(recipe(), tmp_path / "recipe.toml", steps=60, save_at=[20], resume_every=7)
     command = [sys.executable, "-c", _TRAIN, file, tmp_path / "run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    train(recipe(steps=60, save_at=[20], resume_every=7), tmp_path / "whole")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # for both runs: another number of threads, other roundings
+    subprocess.run([*command[:-1], tmp_path / "whole"], check=True, env=environment)
     rng = random.Random(0)
     for _ in range(8):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
