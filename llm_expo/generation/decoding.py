@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from llm_expo.generation.cache import make_room
+
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits, replies so far, rows) to the next token of each.
 
@@ -43,6 +45,10 @@ def decode(
         length, rows = ids.shape[1], torch.arange(len(prompts), device=ids.device)
         by_row = _is_by_row(state)
         first, again = (place.to(ids.device) for place in _distinct(prompts))
+        if by_row:
+            for value in state.values():
+                if isinstance(value, DynamicCache):
+                    make_room(value)
         repeated = by_row and len(first) < len(again)
         if repeated:
             ids, state = ids[first], _select(state, first)
