@@ -2,8 +2,8 @@
 
 A decoding method for transformers' `generate`, which still prepares everything that depends on the model: cache, masks,
 positions. Where the cache holds a row's keys and values column by column and nothing else, equal prompts are read once,
-shorter ones without most of their padding, and rows that have ended leave the batch; any other model (a recurrent state, a cache of its own) keeps all of its rows
-to the end. Knows nothing of sampling, text or memory.
+short ones without most of their padding, and rows that have ended leave the batch; any other model (a recurrent state,
+a cache of its own) keeps all of its rows to the end. Knows nothing of sampling, text or memory.
 """
 
 from bisect import bisect_left
