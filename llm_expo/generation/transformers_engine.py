@@ -1,7 +1,7 @@
 """The engine on plain transformers: any causal language model that `generate` takes, on a CPU or one GPU.
 
-The sampling is ours, because `generate` has no presence or frequency penalty and draws its noise by batch; everything
-else about generation (cache, masks, positions, stopping) is left to transformers.
+The sampling is ours, because `generate` has no presence or frequency penalty and draws its noise by batch, and so is
+the loop over tokens (`decoding`); what depends on the model (cache, masks, positions) is left to transformers.
 """
 
 import hashlib
@@ -9,8 +9,9 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -27,11 +28,16 @@ from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
 from llm_expo.generation.noise import stream
+from llm_expo.generation.packing import pack
+from llm_expo.generation.parts import in_parts
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
 from llm_expo.weights import Direction
 
 logger = logging.getLogger(__name__)
+
+_ROWS_ON_CPU = 32
+"""Replies that a thread computes together: more would gain little, and leave other threads without work."""
 
 _LOGIT_ELEMENTS = 1 << 26
 """Logits held at once while log-probabilities are read: 256 MiB in float32."""
@@ -47,6 +53,7 @@ class TransformersEngine:
         low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
         scratch: the folder for that, and for a theta1 that is a difference; a temporary one if None.
         trust_remote_code: let the checkpoints' own Python code run.
+        workers: threads that compute replies on a CPU; as many as torch has if None. The replies do not depend on it.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class TransformersEngine:
         low_memory: bool = False,
         scratch: Path | None = None,
         trust_remote_code: bool = False,
+        workers: int | None = None,
     ) -> None:
         direction.paired()
         transformers_logging.set_verbosity_error()
@@ -65,6 +73,10 @@ class TransformersEngine:
         self._direction = direction
         self._sampling = sampling
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_cpu = self._device.type == "cpu"
+        self._workers = (workers or torch.get_num_threads()) if on_cpu else 1
+        self._rows = _ROWS_ON_CPU if on_cpu else None
+        self._packed: float | None = None
         self._low_memory = low_memory
         self._scratch = scratch
         self._trust_remote_code = trust_remote_code
@@ -103,7 +115,7 @@ class TransformersEngine:
         vocabulary = sorted(self._tokenizer.get_vocab().items())
         template = repr((self._tokenizer.chat_template, self._stops, vocabulary)).encode()
         return {
-            "engine": "transformers",
+            "engine": "transformers/2",  # counts the arithmetics: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
             "tokenizer and template": hashlib.sha256(template).hexdigest()[:16],
@@ -126,27 +138,66 @@ class TransformersEngine:
         return [self._encode(prompt) for prompt in prompts]
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
-        model = self._live.at(alpha)
+        model, threads = self._model(alpha), torch.get_num_threads()
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
-        for batch in batches:
-            yield self._replies(model, batch)
+        try:
+            yield from in_parts(
+                batches,
+                partial(self._replies, model),
+                size=lambda request: len(request.tokens),
+                most=self._rows,
+                workers=self._workers,
+                start=self._one_thread,
+            )
+        finally:
+            torch.set_num_threads(threads)
 
-    def _replies(self, model: PreTrainedModel, batch: Sequence[Request]) -> list[Reply]:
-        keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in batch]
+    def _one_thread(self) -> None:
+        """Several workers with a thread each do more than one with several; and replies then depend on neither."""
+        if self._device.type == "cpu":
+            torch.set_num_threads(1)
+
+    def _model(self, alpha: float) -> PreTrainedModel:
+        model = self._live.at(alpha)
+        if self._device.type == "cpu" and alpha != self._packed:
+            pack(model)
+            self._packed = alpha
+        return model
+
+    def _replies(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
+        """As many at once as memory allows, which is found out by trying."""
+        replies: list[Reply] = []
+        while len(replies) < len(requests):
+            some = requests[len(replies) :][: self._rows]
+            try:
+                replies += self._decoded(model, some, abandoned)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(some) == 1:
+                    raise EngineError("memory does not suffice for a single reply; lower --max-tokens") from None
+                self._rows = min(self._rows or len(some), len(some) // 2)
+                logger.warning("out of memory at %d replies at once: going on with %d", len(some), self._rows)
+        return replies
+
+    def _decoded(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
+        keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in requests]
         streams = torch.tensor(keys, device=self._device)
 
         def draw(logits: Tensor, replies: Tensor, rows: Tensor) -> Tensor:
+            if abandoned.is_set():
+                raise EngineError("abandoned")  # nobody hears it
             return sample(logits, replies, streams[rows], self._sampling)
 
-        with _out_of_memory_named(len(batch)):
-            rows = decode(model, [request.tokens for request in batch], draw, self._stops, self._sampling.max_tokens)
+        prompts = [request.tokens for request in requests]
+        rows = decode(model, prompts, draw, self._stops, self._sampling.max_tokens)
         return [self._reply(row) for row in rows]
 
     def log_probabilities(
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
-        model = self._live.at(alpha)
+        model = self._model(alpha)
         for batch in batches:
             longest = max(len(prompt) + len(reply) for prompt, reply in batch)
             at_once = max(1, _LOGIT_ELEMENTS // (longest * self._config.vocab_size))
@@ -196,6 +247,11 @@ def _out_of_memory_named(batch: int) -> Iterator[None]:
         raise EngineError(
             f"the device is out of memory at a batch of {batch}; lower --batch-size or --max-tokens"
         ) from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """A CPU's allocator has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _config(path: Path, trust_remote_code: bool) -> Any:

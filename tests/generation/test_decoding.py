@@ -1,5 +1,7 @@
 """Rows that leave the batch, and prompts that are read once, change nothing but what is computed."""
 
+import functools
+
 import pytest
 import torch
 from transformers import (
@@ -124,15 +126,41 @@ def test_a_model_with_another_state_keeps_its_rows(name):
         assert reply[-1] in STOPS or len(reply) == 30
 
 
-def test_a_prompt_is_read_once(monkeypatch):
-    which = model(BY_ROW["gpt_neox"])
+@pytest.mark.parametrize("stage", [0, 3, 1000])
+@pytest.mark.parametrize("name", BY_ROW)
+def test_prompts_are_read_in_stages(name, stage, monkeypatch):
+    monkeypatch.setattr(decoding, "_STAGE", stage)
+    which = model(BY_ROW[name])
     read = []
     forward = which.forward
-    monkeypatch.setattr(
-        which, "forward", lambda input_ids, **rest: read.append(tuple(input_ids.shape)) or forward(input_ids, **rest)
-    )
-    decode(which, PROMPTS, Drawn(), STOPS, 30)
-    assert read[:2] == [(6, 7), (len(PROMPTS), 1)]
+
+    @functools.wraps(forward)  # `generate` looks at its arguments
+    def noted(input_ids, **rest):
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids, **rest)
+
+    monkeypatch.setattr(which, "forward", noted)
+    replies = decode(which, PROMPTS, Drawn(), STOPS, 2)
+    monkeypatch.setattr(which, "forward", forward)
+    assert replies == [reply[:2] for reply in alone(which)]
+    stages = {
+        0: [(1, 2), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1)],
+        3: [(1, 2), (3, 2), (6, 3)],
+        1000: [(6, 7)],
+    }
+    assert read[: len(stages[stage])] == stages[stage]
+
+
+@pytest.mark.parametrize("starts", [[0], [0, 0, 0], [0, 0, 5, 90, 90, 91], [0, *range(40, 70), 99]])
+def test_stages_read_every_column_of_every_prompt_once(starts):
+    stages = decoding._stages(starts, 100)
+    assert [begin for _, begin, _ in stages] == [0, *(end for _, _, end in stages)][:-1]
+    assert stages[-1][2] == 100
+    assert stages[-1][0] == len(starts)
+    for rows, _, end in stages:
+        assert rows == sum(start < end for start in starts)
+    computed = sum(rows * (end - begin) for rows, begin, end in stages) + 64 * len(stages)
+    assert computed <= len(starts) * 100 + 64
 
 
 def test_a_layer_of_a_derived_kind_may_hold_more(monkeypatch):
