@@ -154,6 +154,7 @@ def _field(file: str, name: str) -> str:
 
 
 def save(path: Path, record: dict[str, Any]) -> None:
-    """As JSON, with the command and the machine."""
+    """As JSON, with the command, but for where things lay on the machine, and the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"command": sys.argv, "machine": machine(), **record}, indent=1) + "\n")
+    command = [Path(each).name if Path(each).is_absolute() else each for each in sys.argv]
+    path.write_text(json.dumps({"command": command, "machine": machine(), **record}, indent=1) + "\n")

@@ -190,8 +190,10 @@ def _train(arguments: argparse.Namespace) -> None:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "train")
     if not sys.stderr.isatty():  # the bars of tokenising and of theta0's log-probabilities are for those who watch
+        import datasets
+
+        datasets.disable_progress_bars()
         os.environ.setdefault("TQDM_DISABLE", "1")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from llm_expo import terminal
     from llm_expo.training.plan import make_plan, plan_lines
     from llm_expo.training.recipe import read_recipe

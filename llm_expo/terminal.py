@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,13 +15,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from llm_expo.report import words
-from llm_expo.search import Outcome
-from llm_expo.search.outcome import Row
-from llm_expo.search.run import Done, Tried
 from llm_expo.training.events import Kept, Stepped
 from llm_expo.weights import Comparison, Extrapolation, Judgement, Lineage, Written
 from llm_expo.weights.distance import Distance
+
+if TYPE_CHECKING:  # loaded by those who search: `apply` starts in less time without
+    from llm_expo.search import Outcome
+    from llm_expo.search.outcome import Row
+    from llm_expo.search.run import Done, Tried
 
 
 def note(text: str) -> None:
@@ -46,8 +47,11 @@ def bytes_written(total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def search_watched() -> Iterator[Callable[[Done | Tried], None]]:
+def search_watched() -> "Iterator[Callable[[Done | Tried], None]]":
     """A bar for the replies of the alpha in hand, and a line for each alpha that is through."""
+    from llm_expo.report import words
+    from llm_expo.search.run import Done
+
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -59,7 +63,7 @@ def search_watched() -> Iterator[Callable[[Done | Tried], None]]:
     ) as progress:
         task = progress.add_task("", total=None)
 
-        def watch(event: Done | Tried) -> None:
+        def watch(event: "Done | Tried") -> None:
             if isinstance(event, Done):
                 description = f"{event.part}, alpha {words.name(event.alpha)}: {event.activity}"
                 if progress.tasks[0].description != description:
@@ -213,8 +217,10 @@ def _show_differences(comparison: Comparison) -> None:
             print(_printable(f"  {line}"))
 
 
-def show_outcome(outcome: Outcome, page: str) -> None:
+def show_outcome(outcome: "Outcome", page: str) -> None:
     """The tables, a few replies side by side, the decision, the cost."""
+    from llm_expo.report import words
+
     console = _console()
     console.print(_table(f"Search: {outcome.search[0].prompts} prompts", outcome.search))
     console.print(_table(f"Confirmation: {outcome.confirm[0].prompts} other prompts, fresh noise", outcome.confirm))
@@ -235,7 +241,9 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
-def _table(title: str, rows: tuple[Row, ...]) -> Table:
+def _table(title: str, rows: "tuple[Row, ...]") -> Table:
+    from llm_expo.report import words
+
     table = Table(title=title, title_justify="left")
     for column in words.COLUMNS:
         table.add_column(column, justify="right")

@@ -1,4 +1,4 @@
-"""The benchmark of `apply` runs through on a tiny pair, and its check tells right outputs from wrong ones."""
+"""The benchmarks run through on a tiny pair, and the check tells right outputs from wrong ones."""
 
 import json
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from llm_expo.testing import tiny_pair
 
 BENCH = Path(__file__).parents[1] / "bench"
 PEERS = {"cp -r", "apply", "in memory"}
@@ -22,6 +24,18 @@ def test_bench_apply_runs_and_checks_what_it_measures(tmp_path: Path) -> None:
     assert all(round_.keys() == PEERS for round_ in result["rounds"])
     assert result["right"]["apply"] > 0.9999
     assert not result["left_out"]
+
+
+@pytest.mark.slow
+def test_bench_generation_runs(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    command = [sys.executable, BENCH / "generation.py", *tiny_pair(tmp_path), "--out", out]
+    command += ["--batches", "2", "--batch-size", "8", "--max-tokens", "12", "--samples", "2", "--rounds", "2"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    rounds = json.loads(out.read_text())["rounds"]
+    assert len(rounds) == 2
+    assert all(run["replies"] == 16 and 16 <= run["tokens"] <= 16 * 12 for peers in rounds for run in peers.values())
 
 
 def test_bench_check_tells_a_wrong_output(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_expo.demo import positivity
-from llm_expo.demo.pair import write_theta0, write_theta1
+from llm_expo.demo.pair import make_pair, write_theta1
 from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine, read_prompts
 from llm_expo.weights import Direction
 
@@ -60,8 +60,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / f"rate-{options.learning_rate:g}-seed-{options.seed}"
 
-    if not (folder / "theta0").exists():
-        write_theta0(folder / "theta0")
+    make_pair(folder)
     sample(folder)
     make_pairs(folder)
     train(folder, run, options.learning_rate, options.seed)
@@ -84,14 +83,14 @@ def sample(folder: Path) -> None:
     prompts = [prompt for prompt in read_prompts(HERE / "prompts.jsonl") if prompt.id not in done]
     if not prompts:
         return
-    theta0 = folder / "theta0"
-    engine = TransformersEngine(Direction.open(theta0, theta0), SAMPLING)
+    # An engine wants a pair. At alpha -1 the model is theta0, bit for bit, whatever theta1 is: here the one that ships.
+    engine = TransformersEngine(Direction.open(folder / "theta0", folder / "theta1"), SAMPLING)
     batches = [prompts[start : start + PROMPTS_PER_BATCH] for start in range(0, len(prompts), PROMPTS_PER_BATCH)]
     tokens = dict(zip((prompt.id for prompt in prompts), engine.encode(prompts), strict=True))
     labels = [f"sample {i}" for i in range(SAMPLES)]
     asked = ([Request(p.id, tokens[p.id], label) for p in batch for label in labels] for batch in batches)
     clock = time.monotonic()
-    for number, (batch, replies) in enumerate(zip(batches, engine.generate(0.0, asked), strict=True), start=1):
+    for number, (batch, replies) in enumerate(zip(batches, engine.generate(-1.0, asked), strict=True), start=1):
         scores = positivity.score([[{"role": "assistant", "content": reply.text}] for reply in replies])
         with out.open("a") as file:
             for index, prompt in enumerate(batch):

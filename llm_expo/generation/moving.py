@@ -156,7 +156,8 @@ def fits_in_memory(direction: Direction, device: torch.device) -> bool:
         return False
     if any(_file_dtype(side) is None for side in (initial, aligned)):
         return False
-    copies = [initial, aligned] + ([aligned] if device.type == "cpu" else [])
+    # On a CPU the live model, and its linear layers once more (`packing`).
+    copies = [initial, aligned] + ([aligned, aligned] if device.type == "cpu" else [])
     needed = sum(_loaded_size(side) for side in copies)
     return 1.1 * needed < _available_memory()
 

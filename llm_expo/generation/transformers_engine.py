@@ -1,7 +1,7 @@
 """The engine on plain transformers: any causal language model that `generate` takes, on a CPU or one GPU.
 
-The sampling is ours, because `generate` has no presence or frequency penalty and draws its noise by batch; everything
-else about generation (cache, masks, positions, stopping) is left to transformers.
+The sampling is ours, because `generate` has no presence or frequency penalty and draws its noise by batch, and so is
+the loop over tokens (`decoding`); what depends on the model (cache, masks, positions) is left to transformers.
 """
 
 import hashlib
@@ -9,28 +9,35 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
 import transformers
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import llm_expo
 from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError, PromptError
+from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
 from llm_expo.generation.noise import stream
+from llm_expo.generation.packing import pack
+from llm_expo.generation.parts import in_parts
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
 from llm_expo.weights import Direction
 
 logger = logging.getLogger(__name__)
+
+_ROWS_ON_CPU = 32
+"""Replies that a thread computes together: more would gain little, and leave other threads without work."""
 
 _LOGIT_ELEMENTS = 1 << 26
 """Logits held at once while log-probabilities are read: 256 MiB in float32."""
@@ -46,6 +53,7 @@ class TransformersEngine:
         low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
         scratch: the folder for that, and for a theta1 that is a difference; a temporary one if None.
         trust_remote_code: let the checkpoints' own Python code run.
+        workers: threads that compute replies on a CPU; as many as torch has if None. The replies do not depend on it.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class TransformersEngine:
         low_memory: bool = False,
         scratch: Path | None = None,
         trust_remote_code: bool = False,
+        workers: int | None = None,
     ) -> None:
         direction.paired()
         transformers_logging.set_verbosity_error()
@@ -64,6 +73,10 @@ class TransformersEngine:
         self._direction = direction
         self._sampling = sampling
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_cpu = self._device.type == "cpu"
+        self._workers = (workers or torch.get_num_threads()) if on_cpu else 1
+        self._rows = _ROWS_ON_CPU if on_cpu else None
+        self._packed: float | None = None
         self._low_memory = low_memory
         self._scratch = scratch
         self._trust_remote_code = trust_remote_code
@@ -102,7 +115,7 @@ class TransformersEngine:
         vocabulary = sorted(self._tokenizer.get_vocab().items())
         template = repr((self._tokenizer.chat_template, self._stops, vocabulary)).encode()
         return {
-            "engine": "transformers",
+            "engine": "transformers/2",  # counts the arithmetics: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
             "tokenizer and template": hashlib.sha256(template).hexdigest()[:16],
@@ -125,38 +138,74 @@ class TransformersEngine:
         return [self._encode(prompt) for prompt in prompts]
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
-        model = self._live.at(alpha)
-        config = GenerationConfig(
-            max_new_tokens=self._sampling.max_tokens,
-            do_sample=False,  # `_Draw` leaves one token possible
-            eos_token_id=self._stops,
-            pad_token_id=self._stops[0],
-            use_cache=True,
-        )
+        model, threads = self._model(alpha), torch.get_num_threads()
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
-        for batch in batches:
-            inputs, mask = self._pad_left([request.tokens for request in batch])
-            keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in batch]
-            streams = torch.tensor(keys, device=self._device)
-            draw = _Draw(self._sampling, streams, inputs.shape[1])
-            with torch.inference_mode(), _out_of_memory_named(len(batch)):
-                output = model.generate(  # type: ignore[operator]
-                    inputs, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([draw])
-                )
-            yield [self._reply(row) for row in output[:, inputs.shape[1] :].tolist()]
+        try:
+            yield from in_parts(
+                batches,
+                partial(self._replies, model),
+                size=lambda request: len(request.tokens),
+                most=self._rows,
+                workers=self._workers,
+                start=self._one_thread,
+            )
+        finally:
+            torch.set_num_threads(threads)
+
+    def _one_thread(self) -> None:
+        """Several workers with a thread each do more than one with several; and replies then depend on neither."""
+        if self._device.type == "cpu":
+            torch.set_num_threads(1)
+
+    def _model(self, alpha: float) -> PreTrainedModel:
+        model = self._live.at(alpha)
+        if self._device.type == "cpu" and alpha != self._packed:
+            pack(model)
+            self._packed = alpha
+        return model
+
+    def _replies(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
+        """As many at once as memory allows, which is found out by trying."""
+        replies: list[Reply] = []
+        while len(replies) < len(requests):
+            some = requests[len(replies) :][: self._rows]
+            try:
+                replies += self._decoded(model, some, abandoned)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(some) == 1:
+                    raise EngineError("memory does not suffice for a single reply; lower --max-tokens") from None
+                self._rows = min(self._rows or len(some), len(some) // 2)
+                logger.warning("out of memory at %d replies at once: going on with %d", len(some), self._rows)
+        return replies
+
+    def _decoded(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
+        keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in requests]
+        streams = torch.tensor(keys, device=self._device)
+
+        def draw(logits: Tensor, replies: Tensor, rows: Tensor) -> Tensor:
+            if abandoned.is_set():
+                raise EngineError("abandoned")  # nobody hears it
+            return sample(logits, replies, streams[rows], self._sampling)
+
+        prompts = [request.tokens for request in requests]
+        rows = decode(model, prompts, draw, self._stops, self._sampling.max_tokens)
+        return [self._reply(row) for row in rows]
 
     def log_probabilities(
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
-        model = self._live.at(alpha)
+        model = self._model(alpha)
         for batch in batches:
             longest = max(len(prompt) + len(reply) for prompt, reply in batch)
             at_once = max(1, _LOGIT_ELEMENTS // (longest * self._config.vocab_size))
             values: list[float] = []
             for start in range(0, len(batch), at_once):
                 part = batch[start : start + at_once]
-                inputs, mask = self._pad_left([[*prompt, *reply] for prompt, reply in part])
+                both = [[*prompt, *reply] for prompt, reply in part]
+                inputs, mask = pad_left(both, self._stops[0], self._device)
                 positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
                 with torch.inference_mode(), _out_of_memory_named(len(part)):
                     logits = model(
@@ -184,33 +233,9 @@ class TransformersEngine:
             )
         return tokens
 
-    def _pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, each int64 (batch, longest): replies have to start at one place."""
-        longest = max(map(len, rows))
-        inputs = torch.full((len(rows), longest), self._stops[0])
-        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-        for row, tokens in enumerate(rows):
-            inputs[row, longest - len(tokens) :] = torch.tensor(list(tokens))
-            mask[row, longest - len(tokens) :] = 1
-        return inputs.to(self._device), mask.to(self._device)
-
-    def _reply(self, row: list[int]) -> Reply:
-        end = next((place + 1 for place, token in enumerate(row) if token in self._stops), None)
-        tokens = row[:end]
-        return Reply(self._tokenizer.decode(tokens, skip_special_tokens=True), tuple(tokens), truncated=end is None)
-
-
-class _Draw(LogitsProcessor):
-    """Draws the next token with `sample` and leaves only it possible."""
-
-    def __init__(self, sampling: Sampling, streams: Tensor, prompt_length: int) -> None:
-        self._sampling = sampling
-        self._streams = streams
-        self._prompt_length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        drawn = sample(scores.float(), input_ids[:, self._prompt_length :], self._streams, self._sampling)
-        return torch.full_like(scores, -float("inf")).scatter_(1, drawn[:, None], 0.0)
+    def _reply(self, tokens: list[int]) -> Reply:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return Reply(text, tuple(tokens), truncated=tokens[-1] not in self._stops)
 
 
 @contextmanager
@@ -222,6 +247,11 @@ def _out_of_memory_named(batch: int) -> Iterator[None]:
         raise EngineError(
             f"the device is out of memory at a batch of {batch}; lower --batch-size or --max-tokens"
         ) from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """A CPU's allocator has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _config(path: Path, trust_remote_code: bool) -> Any:

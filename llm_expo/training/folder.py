@@ -39,26 +39,43 @@ def begun(out: Path, settings: dict[str, Any]) -> Iterator[None]:
 
     Raises OutputError: in use, begun with other settings (which are named), or a folder of something else.
     """
-    out.mkdir(parents=True, exist_ok=True)
     stated = out / SETTINGS
-    if not stated.exists() and any(entry.name not in (METRICS, "lock", "work") for entry in out.iterdir()):
+    if out.exists() and not stated.exists() and any(entry.name != "lock" for entry in out.iterdir()):
         raise OutputError(f"{shown(out)}: holds something else, not a training; name a new folder")
+    out.mkdir(parents=True, exist_ok=True)
     fd = os.open(out / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(f"{shown(out)}: another run is at work in it") from None
-        if stated.exists():
-            _same_settings(out, json.loads(stated.read_text()), json.loads(json.dumps(settings)))
-        else:
-            unfinished = out / "work" / SETTINGS
-            unfinished.parent.mkdir(exist_ok=True)
+        if _has_begun(out):
+            _same_settings(out, _read(stated), json.loads(json.dumps(settings)))
+        else:  # nothing was trained yet, so another recipe may take the place of the one before
+            unfinished = out / f"{SETTINGS}.partial"
             unfinished.write_text(json.dumps(settings, indent=2) + "\n")
             unfinished.rename(stated)
+            shutil.rmtree(out / "work", ignore_errors=True)
         yield
     finally:
         os.close(fd)
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether a state or a model of an earlier run is there."""
+    return (out / SETTINGS).exists() and any(
+        any(out.glob(pattern)) for pattern in ("model", "step-*", f"work/states/{_STATE}*")
+    )
+
+
+def _read(stated: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(stated.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise OutputError(f"{shown(stated)}: does not say what this training was begun with; name a new folder")
+    return settings
 
 
 def _same_settings(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:

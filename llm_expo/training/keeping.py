@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from llm_expo.checkpoints import Checkpoint
-from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.hub import Located
-from llm_expo.checkpoints.layout import ADAPTER_NAME, CONFIG_NAME, INDEX_NAME
+from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, ADAPTER_NAME, CONFIG_NAME, INDEX_NAME
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
 from llm_expo.errors import TrainingError
 from llm_expo.training.events import Kept
 from llm_expo.training.recipe import Recipe, Save
 from llm_expo.weights import Direction, plan, write
-from llm_expo.weights.adapters import plan_adapter
 from llm_expo.weights.differences import share_kept, write_difference
 from llm_expo.weights.partial import created, partial_folder
+
+_WEIGHTS = ("model*.safetensors", INDEX_NAME, ADAPTER_NAME, ADAPTER_CONFIG_NAME)
 
 
 def keep(state: Path, step: int, out: Path, recipe: Recipe, theta0: Checkpoint, record: Mapping[str, Any]) -> Kept:
@@ -32,34 +32,29 @@ def keep(state: Path, step: int, out: Path, recipe: Recipe, theta0: Checkpoint, 
 
     Raises TrainingError for a state that holds no whole model; OutputError.
     """
-    said = f"{json.dumps(record, indent=2)}\n".encode()
-    if (state / ADAPTER_NAME).exists():
-        planned = plan_adapter(theta0, Adapter.open(Located(state)), 0.0)
-        write(replace(planned, made={**planned.made, PROVENANCE_NAME: said}), out)
-        return Kept(out, step, ())
-    with _staged(state, recipe, theta0) as staged:
-        (staged / PROVENANCE_NAME).write_bytes(said)
-        if recipe.algorithm == "reward":  # whose head theta0 lacks, so that there is no direction between the two
+    with _staged(state, recipe, theta0, record) as staged:
+        share = None
+        if (
+            recipe.save == "float32" or recipe.lora
+        ):  # as TRL wrote it: nothing of theta0's is asked that could be refused
             _copy(staged, out)
-            return Kept(out, step, ())
-        trained = Checkpoint.open(Located(staged))
-        direction = Direction(theta0, trained)
-        if recipe.save == "difference":
-            share = write_difference(theta0, trained, out).kept.difference
+        elif recipe.save == "difference":
+            share = write_difference(theta0, Checkpoint.open(Located(staged)), out).kept.difference
         else:
-            dtype = recipe.save
-            write(replace(plan(direction, 0.0, dtype=dtype), made={PROVENANCE_NAME: said}), out)
-            share = share_kept(direction).bfloat16 if dtype == "bfloat16" else None
+            direction = Direction(theta0, Checkpoint.open(Located(staged)))
+            said = (staged / PROVENANCE_NAME).read_bytes()
+            write(replace(plan(direction, 0.0, dtype=recipe.save), made={PROVENANCE_NAME: said}), out)
+            share = share_kept(direction).bfloat16
     return Kept(out, step, _lost(recipe.save, share))
 
 
 def _lost(save: Save, share: float | None) -> tuple[str, ...]:
-    """A warning, where more is lost than rounding the direction itself to 16 bits would lose."""
-    if share is None or abs(1 - share) < 0.01:
+    """A warning, for what may lose more than rounding the direction itself to 16 bits would."""
+    if share is None or (save == "difference" and abs(1 - share) < 0.01):
         return ()
     return (
-        f'save = "{save}" keeps {share:.1%} of the direction from theta0: its steps are smaller than the weights can '
-        'tell; "difference" or "float32" keep it',
+        f'save = "{save}" keeps {share:.1%} of the direction from theta0, and adds the noise of rounding weights that '
+        'are larger than their steps; "difference" or "float32" keep it as it is',
     )
 
 
@@ -74,8 +69,8 @@ def _copy(staged: Path, out: Path) -> None:
 
 
 @contextmanager
-def _staged(state: Path, recipe: Recipe, theta0: Checkpoint) -> Iterator[Path]:
-    """A folder of links: TRL's weights, theta0's tokenizer and templates, and a config.json that tells of float32.
+def _staged(state: Path, recipe: Recipe, theta0: Checkpoint, record: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder of links: TRL's weights, theta0's tokenizer and templates, the record; and a config.json of float32.
 
     TRL writes a tokenizer, too, but as the trainer has changed it: with a padding token that theta0's lacks.
     """
@@ -83,7 +78,7 @@ def _staged(state: Path, recipe: Recipe, theta0: Checkpoint) -> Iterator[Path]:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     try:
-        weights = [*state.glob("model*.safetensors"), *state.glob(INDEX_NAME)]
+        weights = [path for pattern in _WEIGHTS for path in state.glob(pattern)]
         if not weights:
             raise TrainingError(
                 f"{state}: the processes saved no whole model; in accelerate's settings, let FSDP save a "
@@ -95,10 +90,12 @@ def _staged(state: Path, recipe: Recipe, theta0: Checkpoint) -> Iterator[Path]:
             if name != CONFIG_NAME:
                 (staged / name).parent.mkdir(exist_ok=True)
                 (staged / name).symlink_to((theta0.path / name).resolve())
-        # A reward model's architecture is not theta0's.
-        config = (state if recipe.algorithm == "reward" else theta0.path) / CONFIG_NAME
-        with (staged / CONFIG_NAME).open("wb") as file:
-            file.writelines(side_file(config, "float32"))
+        if not recipe.lora:
+            # A reward model's architecture is not theta0's.
+            config = (state if recipe.algorithm == "reward" else theta0.path) / CONFIG_NAME
+            with (staged / CONFIG_NAME).open("wb") as file:
+                file.writelines(side_file(config, "float32"))
+        (staged / PROVENANCE_NAME).write_text(f"{json.dumps(record, indent=2)}\n", encoding="utf-8")
         yield staged
     finally:
         shutil.rmtree(staged)

@@ -144,10 +144,10 @@ def impossible(recipe: Recipe) -> list[str]:
     if recipe.algorithm == "reward":
         if recipe.too_long == "truncate":
             wrong.append('too_long = "truncate" is not for reward, whose score is read at the end; use "drop"')
-        if recipe.save == "difference":
-            wrong.append('save = "difference" is not for reward, whose head theta0 does not have; use "float32"')
-    if recipe.lora is not None and recipe.save == "difference":
-        wrong.append('save = "difference" is for whole models; an adapter is small as it is')
+        if recipe.save != "float32":
+            wrong.append(f'save = "{recipe.save}" is not for reward, whose head theta0 does not have; use "float32"')
+    if recipe.lora is not None and recipe.save != "float32":
+        wrong.append(f'save = "{recipe.save}" is for whole models; an adapter is small as it is')
     return wrong
 
 

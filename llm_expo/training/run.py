@@ -3,12 +3,16 @@
 Under accelerate or torchrun every process calls `train` alike, and the first one writes.
 """
 
+import logging
+import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -16,15 +20,15 @@ import xxhash
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.files import reason, shown
 from llm_expo.checkpoints.fingerprint import fingerprint
-from llm_expo.errors import CheckpointError, OutputError, TrainingError
+from llm_expo.errors import CheckpointError, ExpoError, OutputError, RecipeError, TrainingError
 from llm_expo.training import folder
 from llm_expo.training.algorithms import algorithm
-from llm_expo.training.data import read_records
+from llm_expo.training.data import Records, read_records
 from llm_expo.training.events import Kept, Stepped
 from llm_expo.training.keeping import keep
 from llm_expo.training.plan import Steps, plan_steps
@@ -32,6 +36,8 @@ from llm_expo.training.recipe import Recipe
 from llm_expo.training.record import training_record
 from llm_expo.training.trainers import make_trainer
 from llm_expo.training.watching import Metrics, Saves, stop_at_nan
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +56,52 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     Raises RecipeError (the recipe, its data), CheckpointError (theta0), OutputError (`out` holds another run, is in
     use, is full), TrainingError (NaN, out of memory). Every model that was kept and the last state stay.
     """
-    processes = PartialState()
+    # Before anything asks accelerate, whose own setting would go before the recipe's.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if recipe.precision == "bfloat16" else "no"
+    # Without being told, it takes several processes on CPUs for so many single ones.
+    processes = PartialState(cpu=not torch.accelerator.is_available())
     settled = algorithm(recipe)
     recipe = replace(recipe, coefficients=dict(settled.coefficients))
     theta0 = Checkpoint.open(recipe.model)
+    if out.resolve().is_relative_to(theta0.path.resolve()):
+        raise OutputError(f"{shown(out)}: lies in theta0's folder, {shown(theta0.path)}; inputs are never written to")
     tokenizer = load_tokenizer(theta0)
     records = read_records(recipe, tokenizer)
     steps = plan_steps(recipe, len(records.dataset), processes.num_processes)
     assert steps is not None  # the records are known
+    _fits_context(theta0, records.longest)
     settings = {
         "recipe": asdict(recipe),
         "theta0": fingerprint(theta0),
+        "template": _digest([tokenizer.chat_template]),
         "data": _digest(records.dataset),
+        "records": len(records.dataset),
+        "dropped": dict(records.dropped),
         "steps": steps.schedule,
     }
     models = {step: out / ("model" if step == steps.trained else f"step-{step}") for step in steps.saves}
     with folder.begun(out, settings) if processes.is_main_process else nullcontext():
+        if all(path.exists() for path in models.values()):
+            processes.wait_for_everyone()
+            if processes.is_main_process:
+                shutil.rmtree(out / "work", ignore_errors=True)
+            return Trained(tuple(models.values()), steps.trained)
         if processes.is_main_process:
+            _tell(records)
             folder.remove_unfinished_states(out)
             if not folder.records_of(out).exists():
                 _put(records.dataset, folder.records_of(out))
         processes.wait_for_everyone()
-        if all(path.exists() for path in models.values()):
-            return Trained(tuple(models.values()), steps.trained)
 
         def keep_model(step: int) -> None:
+            if models[step].exists():
+                return
             state = folder.last_state(out)
             assert state is not None  # TRL has just written it
             watch(keep(state, step, models[step], recipe, theta0, training_record(recipe, theta0, step, steps.trained)))
 
         with _quiet(), _told_in_one_line(recipe, steps, out):
-            trainer = make_trainer(
+            trainer = _made(
                 recipe,
                 settled,
                 steps,
@@ -94,7 +115,7 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
             done = folder.step_of(state)
             if processes.is_main_process:
                 folder.forget_metrics_after(out, done)
-                if done in models and not models[done].exists():  # killed between the state and the model
+                if done in models:  # killed between the state and the model
                     keep_model(done)
             trainer.add_callback(Metrics(out, done, steps.trained, watch))
             trainer.add_callback(Saves(frozenset(models), steps.resume_every, steps.trained, keep_model))
@@ -131,9 +152,35 @@ def load_tokenizer(theta0: Checkpoint) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{shown(theta0.path)}: its tokenizer cannot be loaded: {error}") from None
 
 
-def _digest(dataset: Dataset) -> str:
+def _made(recipe: Recipe, *others: Any) -> Trainer:
+    """make_trainer, whose libraries refuse what they cannot use in every way that Python has."""
+    try:
+        return make_trainer(recipe, *others)
+    except (ExpoError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, RuntimeError, ImportError, LookupError, AttributeError, re.error) as error:
+        if "memory" in str(error):
+            raise
+        raise RecipeError(f"this model cannot be trained so: {type(error).__name__}: {error}") from error
+
+
+def _fits_context(theta0: Checkpoint, longest: int) -> None:
+    context = theta0.config.get("max_position_embeddings")
+    if isinstance(context, int) and longest > context:
+        raise RecipeError(
+            f"max_length: the longest record has {longest} tokens, and theta0 {shown(theta0.path)} a context of "
+            f"{context}; set max_length = {context}"
+        )
+
+
+def _tell(records: Records) -> None:
+    dropped = "".join(f"; dropped {count:,}: {why}" for why, count in records.dropped.items())
+    logger.info("%s records%s", f"{len(records.dataset):,}", dropped)
+
+
+def _digest(rows: Iterable[object]) -> str:
     digest = xxhash.xxh3_64()
-    for row in dataset:
+    for row in rows:
         digest.update(repr(row).encode())
     return digest.hexdigest()
 

@@ -35,6 +35,17 @@ from llm_expo.training.recipe import Recipe
 _OPTIMIZERS = {"adamw": "adamw_torch", "adagrad": "adagrad", "rmsprop": "rmsprop"}
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
+# Fields by which steps, saves or precision would no longer be what the recipe says, or a killed run end otherwise.
+_REFUSED = frozenset(
+    "save_only_model ignore_data_skip resume_from_checkpoint num_train_epochs model_init_kwargs load_best_model_at_end "
+    "auto_find_batch_size dataloader_drop_last packing push_to_hub fp16 fsdp deepspeed sync_ref_model pad_token".split()
+)
+# What DPOTrainer would calculate its loss from, and a loss of ours does not.
+_LOSS_FIELDS = frozenset(
+    "beta loss_type loss_weights label_smoothing use_weighting f_divergence_type f_alpha_divergence_coef ld_alpha "
+    "discopop_tau".split()
+)
+
 
 class PairTrainer(DPOTrainer):
     """DPOTrainer with a loss of ours, and without theta0's log-probabilities where that loss has no use for them."""
@@ -153,9 +164,16 @@ def _arguments(
         **extra,
     }
     known = [each.name for each in fields(config) if each.init]
+    if "disable_dropout" in known:  # or TRL takes LoRA's away, too
+        ours["disable_dropout"] = recipe.lora is None or recipe.lora.dropout == 0
+    refused = _REFUSED | (_LOSS_FIELDS if recipe.algorithm not in ("dpo", "kto", "sft", "reward") else frozenset())
     for key in recipe.trl:
         if key in ours:
             raise RecipeError(f"trl.{key}: is set by the recipe itself; leave it out of [trl]")
+        if key in refused:
+            raise RecipeError(
+                f"trl.{key}: cannot be had here: it would change steps, resuming or the loss; leave it out"
+            )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise RecipeError(f"trl.{key}: {config.__name__} has no such field" + (f"; {near[0]}?" if near else ""))
@@ -167,15 +185,23 @@ def _arguments(
 
 
 def _load(recipe: Recipe, theta0: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    if recipe.algorithm != "reward":
-        policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(theta0, dtype=torch.float32)
-        return policy
-    # The new head is drawn at random, so it has a seed as well.
-    torch.manual_seed(recipe.seed)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        theta0, dtype=torch.float32, num_labels=1
-    )
-    model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    kind: Any = AutoModelForCausalLM
+    more: dict[str, Any] = {}
+    if recipe.algorithm == "reward":
+        kind, more = AutoModelForSequenceClassification, {"num_labels": 1}
+        torch.manual_seed(recipe.seed)  # the new head is drawn at random
+    model: PreTrainedModel
+    model, loading = kind.from_pretrained(theta0, dtype=torch.float32, output_loading_info=True, **more)
+    drawn = sorted(set(loading["missing_keys"]) | {str(each) for each in loading["mismatched_keys"]})
+    drawn = [name for name in drawn if recipe.algorithm != "reward" or not name.startswith(("score.", "classifier."))]
+    if drawn:
+        raise RecipeError(
+            f"model = {recipe.model}: {len(drawn)} weights are not in its files, {drawn[0]} for one, and would be "
+            "drawn at random; it is no whole language model"
+        )
+    if recipe.algorithm == "reward":
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        model.config.pad_token_id = padding
     return model
 
 

@@ -18,6 +18,7 @@ from transformers import (
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine
+from llm_expo.generation.decoding import decode
 from llm_expo.generation.moving import InMemory, OnDisk, fits_in_memory
 from llm_expo.testing import WORDS, tiny_pair
 from llm_expo.weights import Direction, apply, plan, write, write_difference
@@ -324,3 +325,39 @@ def test_a_models_own_code_is_not_run_unasked(pair):
         (folder / "own.py").write_text("raise SystemExit('the code ran')\n")
     with pytest.raises(EngineError, match="trust_remote_code"):
         TransformersEngine(Direction.open(*pair), SAMPLING)
+
+
+def test_replies_do_not_depend_on_the_number_of_workers(pair, engine):
+    """Bit for bit, so that a study may go on with another: what is computed together is the batch's affair."""
+    batches = [requests(engine, *range(40)), requests(engine, 40, 41, 42)]
+    several = TransformersEngine(Direction.open(*pair), SAMPLING, device="cpu", workers=3)
+    threads = torch.get_num_threads()
+    for alpha in (0.0, 0.8):
+        assert list(several.generate(alpha, batches)) == list(engine.generate(alpha, batches))
+    assert torch.get_num_threads() == threads
+
+
+def test_out_of_memory_halves_what_is_computed_together(engine, monkeypatch, caplog):
+    [expected] = engine.generate(0.0, [requests(engine, *range(20))])
+    sizes = []
+
+    def decode_some(model, prompts, *rest):
+        sizes.append(len(prompts))
+        if len(prompts) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(model, prompts, *rest)
+
+    monkeypatch.setattr("llm_expo.generation.transformers_engine.decode", decode_some)
+    [replies] = engine.generate(0.0, [requests(engine, *range(20))])
+    assert replies == expected
+    assert sizes == [20, 10, 5, 5, 5, 5]
+    assert "out of memory at 20 replies at once: going on with 10" in caplog.text
+    list(engine.generate(0.0, [requests(engine, *range(7))]))
+    assert max(sizes[6:]) <= 5
+
+    def refused(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("llm_expo.generation.transformers_engine.decode", refused)
+    with pytest.raises(EngineError, match="memory does not suffice for a single reply; lower --max-tokens"):
+        list(engine.generate(0.0, [requests(engine, 1, 2)]))

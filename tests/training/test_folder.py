@@ -29,9 +29,11 @@ def state(out: Path, step: int, text: str | None = '{"global_step": 0}') -> Path
 
 def test_the_same_settings_go_on_and_others_are_named(tmp_path: Path) -> None:
     settings = {"recipe": {"seed": 1, "save_at": (0.1, 2)}, "data": "abc"}
+    with begun(tmp_path / "run", {**settings, "data": "of a recipe that never began"}):
+        pass
     for _ in range(2):
         with begun(tmp_path / "run", settings):
-            pass
+            (tmp_path / "run/step-1").mkdir(exist_ok=True)
     with pytest.raises(OutputError, match=r"begun with recipe\.seed = 1, now it is 2; name a new folder"):
         with begun(tmp_path / "run", {**settings, "recipe": {"seed": 2, "save_at": [0.1, 2]}}):
             pass

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llm_expo.checkpoints import Checkpoint
@@ -51,15 +52,15 @@ def test_what_is_trained_is_learned(
     recipe: Make, pairs: Path, examples: Path, tmp_path: Path, algorithm: AlgorithmName
 ) -> None:
     data = str(examples if algorithm == "sft" else pairs)
-    train(recipe(algorithm=algorithm, data=data, steps=20, warmup=0.0, learning_rate=0.03), tmp_path / "run")
+    train(recipe(algorithm=algorithm, data=data, steps=60, warmup=0.0), tmp_path / "run")
     found = losses(tmp_path / "run")
-    assert sum(found[-5:]) < 0.7 * sum(found[:5])
+    assert sum(found[-10:]) < 0.7 * sum(found[:10])
 
 
 def test_a_reward_model_rewards_the_chosen(recipe: Make, pairs: Path, tmp_path: Path) -> None:
     from llm_expo.scoring import scorer_from
 
-    train(recipe(algorithm="reward", steps=30, warmup=0.0, learning_rate=0.03), tmp_path / "run")
+    train(recipe(algorithm="reward", steps=150, warmup=0.0), tmp_path / "run")
     model = tmp_path / "run/model"
     _, loading = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
     assert not any(loading.values())
@@ -71,7 +72,7 @@ def test_a_reward_model_rewards_the_chosen(recipe: Make, pairs: Path, tmp_path: 
         replies = [{"role": "assistant", "content": pair[side]} for side in ("chosen", "rejected")]
         chosen, rejected = scorer.score([[asked, reply] for reply in replies])
         right += chosen > rejected
-    assert right >= 30  # by chance 20 ± 3
+    assert right >= 36  # 39 on one machine
 
 
 def test_models_are_kept_at_the_steps_that_were_asked_for(recipe: Make, theta0: Path, tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_model_alone_finds_its_theta0_however_it_is_kept(
     written = write(plan(pair, 1.0, dtype="float32"), tmp_path / "further")
     assert written.realised_alpha == pytest.approx(1.0, abs=1e-3)
     warnings = [event.warnings for event in events if isinstance(event, Kept)]
-    assert warnings == [()] if save != "bfloat16" else "keeps" in warnings[0][0]
+    assert bool(warnings[0]) == (save == "bfloat16")
 
 
 def test_interrupted_and_run_again_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
@@ -191,6 +192,45 @@ def test_fields_for_trl(recipe: Make, tmp_path: Path) -> None:
     assert losses(tmp_path / "plain") != losses(tmp_path / "other")
 
 
+def test_what_is_not_ours_stays(recipe: Make, theta0: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "run/work/thesis.tex"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    with pytest.raises(OutputError, match="holds something else, not a training"):
+        train(recipe(), tmp_path / "run")
+    assert mine.exists()
+    with pytest.raises(OutputError, match="lies in theta0's folder"):
+        train(recipe(), theta0 / "run")
+
+
+def test_a_recipe_that_never_began_can_be_mended(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="this model cannot be trained so"):
+        train(recipe(lora=Lora(modules="nothing_here")), tmp_path / "run")
+    train(recipe(lora=Lora(rank=2)), tmp_path / "run")
+    train(recipe(lora=Lora(rank=2)), tmp_path / "run")
+    assert not (tmp_path / "run/work").exists()
+
+
+def test_a_model_that_lacks_weights_is_refused_before_it_is_trained(recipe: Make, theta0: Path, tmp_path: Path) -> None:
+    shutil.copytree(theta0, tmp_path / "part")
+    weights = load_file(theta0 / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, tmp_path / "part/model.safetensors", {"format": "pt"})
+    with pytest.raises(RecipeError, match=r"lm_head.weight for one, and would be drawn at random"):
+        train(recipe(model=str(tmp_path / "part")), tmp_path / "run")
+
+
+def test_dropout_of_an_adapter_is_applied(recipe: Make, tmp_path: Path) -> None:
+    for share in (0.0, 0.5):
+        train(recipe(lora=Lora(rank=2, dropout=share)), tmp_path / str(share))
+    assert losses(tmp_path / "0.0") != losses(tmp_path / "0.5")
+
+
+def test_a_reward_model_can_be_an_adapter(recipe: Make, tmp_path: Path) -> None:
+    train(recipe(algorithm="reward", lora=Lora(rank=2)), tmp_path / "run")
+    assert "score" in " ".join(load_file(tmp_path / "run/model/adapter_model.safetensors"))
+
+
 _TRAIN = "import sys; from pathlib import Path; from llm_expo.training.recipe import read_recipe; "
 _TRAIN += "from llm_expo.training.run import train; "
 _TRAIN += "train(read_recipe(Path(sys.argv[1])), Path(sys.argv[2]))"
@@ -205,15 +245,21 @@ def written(recipe: Recipe, path: Path, **more: Any) -> Path:
 
 
 def test_two_processes_have_the_losses_of_one(recipe: Make, tmp_path: Path) -> None:
-    file = written(recipe(algorithm="r_dpo"), tmp_path / "recipe.toml", micro_batch_size=2)
-    train(recipe(algorithm="r_dpo"), tmp_path / "one")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    (tmp_path / "train.py").write_text(_TRAIN.replace("; ", "\n"))
+    # Two epochs of five steps; 40 records leave no remainder, which several processes share in another way.
+    file = written(recipe(algorithm="r_dpo"), tmp_path / "recipe.toml", micro_batch_size=2, epochs=2.0)
+    train(recipe(algorithm="r_dpo", epochs=2.0), tmp_path / "one")
+    world = "from accelerate import PartialState\nprint('processes', PartialState().num_processes)\n"
+    (tmp_path / "train.py").write_text(_TRAIN.replace("; ", "\n") + "\n" + world)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run(
-        [*launch, tmp_path / "train.py", file, tmp_path / "two"], check=True, env=environment, capture_output=True
+    done = subprocess.run(
+        [*launch, tmp_path / "train.py", file, tmp_path / "two"],
+        check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
+    assert done.stdout.split() == ["processes", "2"] * 2
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
@@ -221,8 +267,8 @@ def test_two_processes_have_the_losses_of_one(recipe: Make, tmp_path: Path) -> N
 def test_killed_at_random_moments_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
     file = written(recipe(), tmp_path / "recipe.toml", steps=60, save_at=[20], resume_every=7)
     command = [sys.executable, "-c", _TRAIN, file, tmp_path / "run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    train(recipe(steps=60, save_at=[20], resume_every=7), tmp_path / "whole")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # for both runs: another number of threads, other roundings
+    subprocess.run([*command[:-1], tmp_path / "whole"], check=True, env=environment)
     rng = random.Random(0)
     for _ in range(8):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

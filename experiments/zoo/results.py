@@ -1,0 +1,71 @@
+"""The tables as they are kept: a Parquet file for each pair, with a row for each reply.
+
+    python experiments/zoo/results.py DIR
+
+Takes what DIR/tables holds, as far as it has come, and writes experiments/zoo/results/PAIR.parquet. An alpha of which
+replies are missing is left out. Along come DIR/log.jsonl, the pairs of replies that the models were trained on
+(results/reply_pairs.parquet) and the trainings' metrics (results/training.jsonl).
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import journal
+import pyarrow as pa
+import pyarrow.parquet as pq
+from table import REPLIES
+
+RESULTS = Path(__file__).with_name("results")
+SCHEMA = pa.schema(
+    [
+        ("alpha", pa.float64()),
+        ("prompt", pa.string()),
+        ("sample", pa.int8()),  # 0: noise shared by all alphas; 1: fresh noise
+        ("reward", pa.float32()),
+        ("log_probability", pa.float32()),  # of the reply under theta0, nats per token
+        ("tokens", pa.int16()),  # with the end-of-sequence token
+        ("truncated", pa.bool_()),  # by the token limit
+        ("repetition", pa.float32()),
+        ("opening", pa.string()),
+        ("text", pa.string()),  # of sample 0 alone: texts are most of the size
+    ]
+)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    RESULTS.mkdir(exist_ok=True)
+    for path in sorted((folder / "tables").glob("*.jsonl")):
+        rows = finished(journal.read(path))
+        if rows:
+            keep(pa.Table.from_pylist(rows, schema=SCHEMA), path.stem)
+    keep(pa.Table.from_pylist(journal.read(folder / "pairs.jsonl")), "reply_pairs")
+    shutil.copy(folder / "log.jsonl", RESULTS.parent)
+    runs = sorted((folder / "runs").glob("*/metrics.jsonl"))
+    journal.write(
+        RESULTS / "training.jsonl", ({"recipe": run.parent.name, **row} for run in runs for row in journal.read(run))
+    )
+
+
+def keep(table: pa.Table, name: str) -> None:
+    pq.write_table(table, RESULTS / f"{name}.parquet", compression="zstd", compression_level=19)
+
+
+def finished(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the alphas that have all their replies, by alpha, sample and prompt."""
+    rows = [
+        {"alpha": line["alpha"], **row, "text": row["text"] if row["sample"] == 0 else None}
+        for line in lines
+        for row in line["rows"]
+    ]
+    count: dict[float, int] = {}
+    for row in rows:
+        count[row["alpha"]] = count.get(row["alpha"], 0) + 1
+    whole = [row for row in rows if count[row["alpha"]] == REPLIES]
+    return sorted(whole, key=lambda row: (row["alpha"], row["sample"], row["prompt"]))
+
+
+if __name__ == "__main__":
+    main()

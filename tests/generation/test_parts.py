@@ -1,0 +1,73 @@
+"""What is computed together depends on the batch alone, and comes back in order."""
+
+import threading
+
+import pytest
+
+from llm_expo.generation.parts import cut, in_parts
+
+
+def test_a_batch_is_cut_by_size_into_even_parts():
+    assert cut([3, 9, 1, 7, 5], 2) == [[1], [3, 4], [0, 2]]
+    assert cut([3, 9, 1], None) == [[1, 0, 2]]
+    assert [len(part) for part in cut([0] * 100, 32)] == [25] * 4
+    assert cut([0] * 5, 5) == [[0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_parts_do_not_depend_on_the_workers(workers):
+    seen = set()
+
+    def compute(part, abandoned):
+        seen.add(tuple(part))
+        return [f"{element}!" for element in part]
+
+    batches = [["aaa", "b", "cc", "dddd"], ["e"], ["ff", "g", "hhh"]]
+    answers = list(in_parts(batches, compute, size=len, most=2, workers=workers))
+    assert answers == [[f"{element}!" for element in batch] for batch in batches]
+    assert seen == {("dddd", "aaa"), ("cc", "b"), ("e",), ("hhh",), ("ff", "g")}
+    assert list(in_parts([], compute, size=len, most=2, workers=workers)) == []
+
+
+def test_an_error_ends_the_rest():
+    begun, ended = threading.Event(), threading.Event()
+
+    def compute(part, abandoned):
+        if part == ["bad"]:
+            assert begun.wait(60)
+            raise ValueError("of bad")
+        begun.set()
+        ended_in_time = abandoned.wait(60)
+        ended.set()
+        assert ended_in_time
+        return part
+
+    with pytest.raises(ValueError, match="of bad"):
+        list(in_parts([["bad"], ["slow"]], compute, size=len, most=2, workers=2))
+    assert ended.is_set()
+
+
+def test_who_stops_asking_stops_the_work():
+    def compute(part, abandoned):
+        if part != ["first"]:
+            assert abandoned.wait(60)
+        return part
+
+    answers = in_parts([["first"], ["second"], ["third"]], compute, size=len, most=2, workers=2)
+    assert next(answers) == ["first"]
+    answers.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("llm-expo")]
+
+
+def test_batches_are_taken_as_they_are_wanted():
+    taken = []
+
+    def batches():
+        for number in range(100):
+            taken.append(number)
+            yield [number]
+
+    answers = in_parts(batches(), lambda part, _: part, size=lambda _: 1, most=None, workers=1)
+    next(answers)
+    assert len(taken) < 100
+    answers.close()
