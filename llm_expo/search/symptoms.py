@@ -55,16 +55,16 @@ class Symptoms:
 
     `tokens` is their mean length, `truncated` the share that the token limit ended. `distinct_openings` is the share of
     different first words (`OPENING_WORDS` of them) among the replies: it often falls first when a model starts to say
-    the same to everybody. The others are means of what `Symptom` describes, None where no reply is long enough.
+    the same to everybody. The others are means of what `Symptom` describes, None where no reply is long enough for it.
     """
 
     tokens: float
     truncated: float
     distinct_openings: float
-    distinct_ngrams: float | None
-    repetition: float
-    compression: float | None
-    special_tokens: float
+    distinct_ngrams: float | None = None
+    repetition: float | None = None
+    compression: float | None = None
+    special_tokens: float | None = None
 
 
 def symptoms(replies: Sequence[Reply], special_tokens: Mapping[int, str] | None = None) -> Symptoms:
@@ -75,9 +75,9 @@ def symptoms(replies: Sequence[Reply], special_tokens: Mapping[int, str] | None 
         truncated=statistics.fmean(reply.truncated for reply in replies),
         distinct_openings=found[Symptom.OPENINGS] or 0.0,
         distinct_ngrams=found[Symptom.NGRAMS],
-        repetition=found[Symptom.REPETITION] or 0.0,
+        repetition=found[Symptom.REPETITION],
         compression=found[Symptom.COMPRESSION],
-        special_tokens=found[Symptom.SPECIAL] or 0.0,
+        special_tokens=found[Symptom.SPECIAL],
     )
 
 
