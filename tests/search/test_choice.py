@@ -14,10 +14,7 @@ def seen(height, alphas=(0.0, 0.5, 1.0, 2.0, 4.0), collapsed=(), noise=0.3, seed
     drawn = random.Random(seed)
     levels = [drawn.gauss(0, 1) for _ in PROMPTS]
     rewards = {
-        alpha: {
-            p: height(alpha) + level + drawn.gauss(0, noise)
-            for p, level in list(zip(PROMPTS, levels, strict=True))[:count]
-        }
+        alpha: {p: height(alpha) + level + drawn.gauss(0, noise) for p, level in zip(PROMPTS, levels, strict=True)}
         for alpha in alphas
     }
     return Seen(PROMPTS, rewards, dict.fromkeys(collapsed, "fragments"))
@@ -57,7 +54,7 @@ def test_what_collapsed_is_no_choice():
 def test_luck_on_few_prompts_does_not_win():
     """4 has the highest mean, on four prompts, between neighbours that are known to be worse."""
     alphas = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-    study = seen(lambda alpha: -0.3 * abs(math.log2((alpha or 0.1))), alphas, noise=1.0)
+    study = seen(lambda alpha: -0.3 * abs(math.log2(alpha or 0.1)), alphas, noise=1.0)
     best, lucky = (list(study.rewards[alpha].items())[:4] for alpha in (1.0, 4.0))
     lift = 0.1 + statistics.fmean(mine - its for (_, mine), (_, its) in zip(best, lucky, strict=True))
     few = {4.0: {prompt: reward + lift for prompt, reward in lucky}}
