@@ -57,19 +57,17 @@ def left(budget: Budget, spent: Spent) -> float:
 
 
 def price(unit: Unit, spent: Spent, alpha: float) -> float:
-    """Of one more reply of theta(alpha): by its own replies so far, or else by those of the two alphas next to it,
-    the longer ones.
+    """Of one more reply of theta(alpha), by its own replies so far, or those of the alpha next to it.
 
     0 for tokens and minutes before anything has been measured.
     """
     if unit == "completions":
         return 1.0
-    lengths = {each: spent.tokens.get(each, 0) / count for each, count in spent.completions.items() if count}
-    if not lengths:
+    measured = [each for each, count in spent.completions.items() if count]
+    if not measured:
         return 0.0
-    below = max((each for each in lengths if each <= alpha), default=min(lengths))
-    above = min((each for each in lengths if each >= alpha), default=max(lengths))
-    tokens = max(lengths[below], lengths[above])
+    nearest = min(measured, key=lambda each: (abs(each - alpha), each))
+    tokens = spent.tokens.get(nearest, 0) / spent.completions[nearest]
     if unit == "tokens":
         return tokens
     generating = spent.seconds.get("generate", 0.0) / max(sum(spent.tokens.values()), 1)

@@ -30,8 +30,8 @@ BUDGET_PER_PROMPT = 2.0
 """The budget if none is given: completions for each search prompt. The paper's procedure takes about six."""
 PROBE = 16
 """Prompts that an alpha is tried on first; an eighth of them if that is less, but FEWEST if there are so many."""
-FEWEST = 8
-"""Of fewer replies the guard says nothing, and the rewards little."""
+FEWEST = 4
+"""With more, the ladder would take the whole budget where prompts are few."""
 RUNG = 4.0
 """The ladder climbs at least so many times higher with each rung."""
 STRIDE = 2
@@ -62,6 +62,7 @@ class Race:
 
     def __post_init__(self) -> None:
         if not any(alpha > 0 for alpha in self.alphas) or not all(map(math.isfinite, self.alphas)):
+            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas) or "missing"
             raise StudyError(f"alphas are {listed}; race needs at least one above 0")
 
     def __call__(self, seen: Seen) -> Round | None:
