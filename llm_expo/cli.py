@@ -159,6 +159,7 @@ def _search(arguments: argparse.Namespace) -> None:
         direction,
         sampling,
         device=device,
+        dtype=arguments.dtype,
         low_memory=arguments.low_memory,
         scratch=arguments.out / "scratch",
         trust_remote_code=arguments.trust_remote_code,
@@ -176,6 +177,7 @@ def _search(arguments: argparse.Namespace) -> None:
             batch_size=arguments.batch_size or BATCH_SIZE,
             extend=arguments.extend,
             write_model=arguments.write,
+            dtype=arguments.dtype,
             watch=watch,
         )
     page = write_report(outcome)
@@ -465,6 +467,12 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=_positive, help="prompts at once; default: 16")
     machine.add_argument("--device", help="such as cpu or cuda; default: a GPU if there is one")
+    machine.add_argument(
+        "--dtype",
+        choices=("keep", "float32", "bfloat16", "float16"),
+        default="keep",
+        help="what theta(alpha) is rounded to and computed in, and written as; default: theta1's",
+    )
     machine.add_argument(
         "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
     )

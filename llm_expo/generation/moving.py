@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError
-from llm_expo.weights import Direction, plan, write
+from llm_expo.weights import Direction, OutputDtype, plan, write
 from llm_expo.weights.memory import DTYPES, extrapolate
 
 
@@ -37,13 +37,19 @@ class InMemory:
     """theta0 and theta1 in host memory, one live model on the device; a move is one pass of the kernel."""
 
     def __init__(
-        self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path | None = None
+        self,
+        direction: Direction,
+        device: torch.device,
+        trust_remote_code: bool,
+        scratch: Path | None = None,
+        dtype: OutputDtype = "keep",
     ) -> None:
         """`fits_in_memory` has to hold, at the least as far as it is about types."""
         self._initial_dtype, self._aligned_dtype = _file_dtype(direction.initial), _file_dtype(direction.aligned)
+        self._dtype = self._aligned_dtype if dtype == "keep" else getattr(torch, dtype)
         cpu = torch.device("cpu")
         with _at(0.0, direction, scratch) as aligned:
-            self._live = load(aligned, device, trust_remote_code)
+            self._live = load(aligned, device, trust_remote_code, "auto" if dtype == "keep" else self._dtype)
             self._aligned = _by_name(load(aligned, cpu, trust_remote_code, self._aligned_dtype))
         self._initial = _by_name(load(direction.initial.path, cpu, trust_remote_code, self._initial_dtype))
         live = _by_name(self._live)
@@ -54,7 +60,8 @@ class InMemory:
                     f"{name}: as transformers loads it, is {_shown(shapes[0])} in theta0 and {_shown(shapes[1])} in "
                     f"theta1; one of them may have tied embeddings; --low-memory does without matching them"
                 )
-        self._alpha: float | None = 0.0
+        # In another type, modules that load in float32 hold more than a file of that type would.
+        self._alpha: float | None = 0.0 if self._dtype == self._aligned_dtype else None
 
     def at(self, alpha: float) -> PreTrainedModel:
         if alpha == self._alpha:
@@ -67,9 +74,10 @@ class InMemory:
                 initial, aligned = self._initial[name], self._aligned[name]
                 if live.is_floating_point():
                     initial, aligned = initial.to(self._initial_dtype), aligned.to(self._aligned_dtype)
-                    in_place = live.device.type == "cpu" and live.dtype == aligned.dtype
+                    in_place = live.device.type == "cpu" and live.dtype == self._dtype
+                    out = live if in_place else torch.empty_like(aligned, dtype=self._dtype)
                     try:
-                        moved = extrapolate(initial, aligned, alpha, out=live if in_place else None)
+                        moved = extrapolate(initial, aligned, alpha, out=out)
                     except ExpoError as error:
                         raise EngineError(f"{name}: {error}") from None
                     if not in_place:
@@ -82,9 +90,15 @@ class OnDisk:
     """theta(alpha) written to a scratch folder and loaded from there: slow, and as large as one model in memory."""
 
     def __init__(
-        self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path | None = None
+        self,
+        direction: Direction,
+        device: torch.device,
+        trust_remote_code: bool,
+        scratch: Path | None = None,
+        dtype: OutputDtype = "keep",
     ) -> None:
         self._direction = direction
+        self._dtype = dtype
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._scratch = scratch
@@ -96,19 +110,19 @@ class OnDisk:
             return self._live
         self._live = None
         gc.collect()  # the old model has to be gone before the new one comes
-        with _at(alpha, self._direction, self._scratch) as folder:
+        with _at(alpha, self._direction, self._scratch, self._dtype) as folder:
             self._live = load(folder, self._device, self._trust_remote_code)
         self._alpha = alpha
         return self._live
 
 
 @contextmanager
-def _at(alpha: float, direction: Direction, scratch: Path | None) -> Iterator[Path]:
+def _at(alpha: float, direction: Direction, scratch: Path | None, dtype: OutputDtype = "keep") -> Iterator[Path]:
     """A folder that transformers can load theta(alpha) from, while it is wanted: theta1's own, or one in `scratch`.
 
     Without `scratch`, in a temporary folder.
     """
-    if alpha == 0 and direction.aligned.is_whole:
+    if alpha == 0 and direction.aligned.is_whole and dtype == "keep":
         yield direction.aligned.path
         return
     scratch = scratch or Path(tempfile.mkdtemp(prefix="llm-expo-"))
@@ -116,7 +130,7 @@ def _at(alpha: float, direction: Direction, scratch: Path | None) -> Iterator[Pa
     folder = scratch / "theta"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write(plan(direction, alpha), folder)
+        write(plan(direction, alpha, dtype=dtype), folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

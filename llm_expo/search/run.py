@@ -21,7 +21,7 @@ from llm_expo.search.strategies import Grid, Strategy
 from llm_expo.search.study import Part, Study
 from llm_expo.search.verdict import Verdict, judge
 from llm_expo.stats import Interval, paired_difference
-from llm_expo.weights import Direction, plan, write
+from llm_expo.weights import Direction, OutputDtype, plan, write
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def search(
     batch_size: int = BATCH_SIZE,
     extend: bool = False,
     write_model: Literal["ship", "always", "never"] = "ship",
+    dtype: OutputDtype = "keep",
     watch: Watch = lambda _: None,
 ) -> Outcome:
     """Find alpha, confirm it, and write the model to `out`/model if it is better than theta1.
@@ -84,6 +85,7 @@ def search(
         batch_size: prompts that are generated together.
         extend: add those of `prompts` that the study does not hold yet.
         write_model: "ship" writes on the verdict SHIP only.
+        dtype: of the model that is written; what the engine was given, so that it is the model that was judged.
         watch: told after every batch and every alpha.
 
     Raises:
@@ -137,7 +139,7 @@ def search(
             verdict=verdict,
             gain=gain,
             gain_of_training=paired_difference(theta1, theta0),
-            model=None if choice == THETA1 else _keep_model(direction, choice, out / "model", wanted),
+            model=None if choice == THETA1 else _keep_model(direction, choice, dtype, out / "model", wanted),
             costs=study.costs(),
             examples=examples(study, finalists),
         )
@@ -202,7 +204,7 @@ class _Work:
             self._watch(Done(activity, part, alpha, done, total))
 
 
-def _keep_model(direction: Direction, alpha: float, folder: Path, wanted: bool) -> Path | None:
+def _keep_model(direction: Direction, alpha: float, dtype: OutputDtype, folder: Path, wanted: bool) -> Path | None:
     """The folder with theta(alpha), which is written if it is wanted and not there; None where it is not there."""
     if folder.exists():
         held = _alpha_of(folder)
@@ -215,7 +217,7 @@ def _keep_model(direction: Direction, alpha: float, folder: Path, wanted: bool) 
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
-    write(plan(direction, alpha), folder)
+    write(plan(direction, alpha, dtype=dtype), folder)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
 

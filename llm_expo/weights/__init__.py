@@ -17,7 +17,7 @@ from llm_expo.weights.adapters import plan_adapter
 from llm_expo.weights.comparison import Comparison, Lineage, Mover, compare, compare_three
 from llm_expo.weights.differences import Kept, WrittenDifference, share_kept, write_difference
 from llm_expo.weights.direction import Direction, Sides
-from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, Step, plan
+from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputDtype, Step, plan
 from llm_expo.weights.judgement import Judgement, Likeness, judge, judge_three
 from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.writing import Written, apply, write
@@ -33,6 +33,7 @@ __all__ = [
     "Lineage",
     "Move",
     "Mover",
+    "OutputDtype",
     "Rounding",
     "Sides",
     "Step",

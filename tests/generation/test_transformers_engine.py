@@ -100,6 +100,21 @@ def test_live_weights_of_a_difference(tmp_path):
     assert not fits_in_memory(Direction.open(tmp_path / "kept", theta1, as_given=True), CPU)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_live_weights_in_another_type_are_those_that_apply_writes(tmp_path, dtype):
+    folders = tiny_pair(tmp_path)
+    direction = Direction.open(*folders)
+    live = InMemory(direction, CPU, False, dtype=dtype)
+    disk = OnDisk(direction, CPU, False, tmp_path / "scratch", dtype)
+    for alpha in (0.0, 0.7, -1.0, 0.0):
+        write(plan(direction, alpha, dtype=dtype), tmp_path / "out")
+        written = weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto"))
+        assert {tensor.dtype for tensor in written.values()} == {getattr(torch, dtype)}
+        assert_same_bits(weights(live.at(alpha)), written)
+        assert_same_bits(weights(disk.at(alpha)), written)
+        shutil.rmtree(tmp_path / "out")
+
+
 @pytest.mark.parametrize("family", ["mixtral", "gpt_neox"])
 def test_live_weights_where_names_in_files_are_not_names_in_the_model(tmp_path, pair, family):
     """transformers fuses Mixtral's experts while it loads; GPT-NeoX has buffers and another layout."""
