@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from llm_expo.stats import paired_difference
+from llm_expo.stats import intercept, paired_difference
 
 
 def test_by_hand():
@@ -16,3 +18,45 @@ def test_by_hand():
 def test_needs_pairs(a, b):
     with pytest.raises(ValueError, match="at least 2"):
         paired_difference(a, b)
+
+
+def test_the_intercept_by_hand():
+    """Through (-1, 0), (0, 1), (1, 5): slope 2.5, at 0 the mean 2; residuals 0.5, -1, 0.5, leverages 5/6, 1/3, 5/6.
+
+    HC3: each residual is divided by one minus its leverage, 3, -1.5, 3, and each weighs a third.
+    """
+    interval = intercept([0, 1, 5], [-1, 0, 1], confidence=0.9)
+    assert interval.mean == pytest.approx(2)
+    assert interval.se == pytest.approx(((3**2 + 1.5**2 + 3**2) / 9) ** 0.5)
+    assert interval.high - interval.mean == pytest.approx(6.31375151 * interval.se)  # t(0.95, 1)
+    assert (interval.n, interval.confidence) == (3, 0.9)
+
+
+def test_the_intercept_where_all_x_are_alike():
+    assert intercept([1, 2, 3], [0, 0, 0]) == paired_difference([1, 2, 3], [0, 0, 0])
+    unknown = intercept([1, 2, 3], [1, 1, 1])
+    assert (unknown.mean, unknown.low, unknown.high) == (2, -math.inf, math.inf)
+
+
+def test_one_point_alone_at_its_x_says_nothing_of_errors():
+    """As where all replies but one are cut off, so that their lengths are equal."""
+    interval = intercept([1.0, 2.0, 3.0, 2.0, 9.0], [0, 0, 0, 0, 0.7])
+    assert interval.mean == pytest.approx(2)
+    assert interval.se == pytest.approx((2 * (1 / 4 / (1 - 1 / 4)) ** 2) ** 0.5)
+
+
+def test_the_intercept_keeps_its_error_where_the_spread_grows():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(500):
+        x = rng.normal(0.5, 0.4, size=60)
+        wrong += intercept((x + rng.normal(size=60) * (0.2 + abs(x))).tolist(), x.tolist(), confidence=0.9).low > 0
+    assert 0.02 * 500 <= wrong <= 0.08 * 500
+
+
+@pytest.mark.parametrize(("y", "x"), [([1, 2], [1, 2]), ([1, 2, 3], [1, 2])])
+def test_a_regression_needs_three_points(y, x):
+    with pytest.raises(ValueError, match="at least 3"):
+        intercept(y, x)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
-from llm_expo.search.verdict import Verdict, prompts_needed
+from llm_expo.search.verdict import Decision, Verdict, prompts_needed
 from llm_expo.stats import Interval
 
 COLUMNS = (
@@ -83,6 +83,45 @@ def _advice(outcome: Outcome, gain: Interval) -> str:
         return "a gain is not in sight"
     more = max(math.ceil((needed - gain.n) / share), 1)
     return f"if the gain is as measured, about {more} more prompts (--extend) would show it in four cases of five"
+
+
+def decided(decision: Decision) -> list[str]:
+    """A decision with its figures and what to do next: one sentence an item."""
+    gain, longer = decision.gain, decision.longer
+    if gain is None or longer is None:
+        return [f"{decision.verdict}: no alpha did better than theta1 on the search prompts.", decision.next]
+    measured = f"alpha {decision.alpha:g} - theta1 = {_interval(gain)}, on {gain.n} prompts that the search never saw"
+    says = [f"{decision.verdict}: {_why(decision)}.", f"Reward: {measured}."]
+    says += [f"{name}: {_interval(other)}." for name, other in decision.second.items()]
+    ratio = decision.tokens / decision.theta1_tokens - 1
+    says.append(
+        f"Length: {decision.tokens:.0f} tokens, theta1's {decision.theta1_tokens:.0f} ({100 * ratio:+.0f} %); "
+        f"longer by {_interval(longer)}."
+    )
+    if decision.at_equal_length is not None:
+        matched = decision.length_matched
+        alike = "fewer than 2 prompts" if matched is None else f"{matched.n} prompts: {_interval(matched)}"
+        says.append(
+            f"Reward at equal length: {_interval(decision.at_equal_length)} by regression; "
+            f"where both replies are about equally long, {alike}."
+        )
+    return [*says, decision.next]
+
+
+def _why(decision: Decision) -> str:
+    match decision.verdict:
+        case Verdict.COLLAPSE:
+            return f"{decision.objection}{'; the reward was gamed: it rose' if decision.gamed else ''}"
+        case Verdict.NO_GAIN:
+            return f"a gain of {decision.least_gain:.3g}, the least that matters, is out of reach"
+        case Verdict.UNDERPOWERED:
+            return f"neither a gain nor that there is none of {decision.least_gain:.3g} is shown"
+        case Verdict.SCORERS_DISAGREE:
+            return "better than theta1 for the scorer that chose, but not shown for every other"
+        case Verdict.GAIN_IS_LENGTH:
+            return "better than theta1, but not shown at equal length"
+        case Verdict.SHIP:
+            return "better than theta1"
 
 
 def costs(outcome: Outcome) -> list[str]:
