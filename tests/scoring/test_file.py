@@ -1,6 +1,8 @@
 """Scores made elsewhere."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,9 @@ CONVERSATIONS = [
     [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}],
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "two\nlines"}],
 ]
+
+
+PAGE = Path(__file__).parents[2] / "docs/scoring.md"
 
 
 @pytest.fixture
@@ -36,6 +41,13 @@ def test_every_form_of_a_record(scores):
     scorer = scorer_from(f"file:{path}")
     assert scorer.name == f"file:{path}"
     assert rewards(scorer, [*CONVERSATIONS, CONVERSATIONS[0]]) == [2.0, -0.5, 1.25, 2.0]
+
+
+def test_the_forms_on_the_page_are_one_and_the_same(scores):
+    [block] = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    for line in block.splitlines():
+        assert FileScorer(scores(line)).score([said]) == [0.8]
 
 
 def test_what_is_missing_is_written_out_ready_to_be_filled_in(scores):
