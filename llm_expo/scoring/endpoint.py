@@ -98,15 +98,15 @@ class Endpoint:
             raise ScorerError(f"{model}: {url!r} is no address: {error}") from None
         self._where = f"{model} at {self._client.base_url}"
 
-    def check(self) -> None:
+    def check(self, asker: str) -> None:
         """See that the endpoint is there and takes the key, before hours of other work come to depend on it.
 
-        Costs nothing. Where answers are kept already, it is not asked: what is finished can be looked at without it.
+        Costs nothing. Where the asker has answers already, it is not tried: what is finished can be looked at without.
 
         Raises:
             ScorerError: it is not there, or refuses the key.
         """
-        if self._answers.exists():
+        if self.kept(asker):
             return
         try:
             self._client.with_options(max_retries=0).models.list()
@@ -125,6 +125,8 @@ class Endpoint:
             ScorerError: the endpoint is down, refuses the key, does not know the model, or speaks another protocol;
                 or refuses every question, and has never answered one.
         """
+        if not questions:
+            return []
         with Answers.open(self._answers, asker) as kept:
             known: dict[str, Answer | Refusal] = {**kept.find(questions)}
             missing = {each.key: each for each in questions if each.key not in known}

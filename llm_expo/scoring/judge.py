@@ -76,7 +76,7 @@ class JudgeScorer:
 
     def check(self) -> None:
         """See that the endpoint is there, unless it has answered before. Raises ScorerError."""
-        self._endpoint.check()
+        self._endpoint.check(self.name)
 
     def compare(self, conversations: Sequence[Conversation], baselines: Sequence[str]) -> list[float]:
         """For each conversation the preference for its reply over the baseline, in [0, 1].

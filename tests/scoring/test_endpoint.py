@@ -139,7 +139,7 @@ def test_what_is_wrong_is_told_in_one_line(server, endpoint, wrong, options, wor
 def test_an_endpoint_that_is_down(server, endpoint):
     server.close()
     down = endpoint(retries=0)
-    for do in (down.check, lambda: down.ask("me", questions("a"))):
+    for do in (lambda: down.check("me"), lambda: down.ask("me", questions("a"))):
         with pytest.raises(ScorerError, match="cannot be reached, at the first try: .*Connection refused"):
             do()
 
@@ -158,12 +158,12 @@ def test_what_can_be_told_beforehand(monkeypatch, tmp_path):
 def test_the_check_is_free_and_for_those_who_have_no_answer_yet(server, endpoint):
     server.chat.key = "right"
     with pytest.raises(ScorerError, match="refuses the key"):
-        endpoint(key="wrong").check()
-    endpoint(key="right").check()
+        endpoint(key="wrong").check("me")
+    endpoint(key="right").check("me")
     assert not server.chat.requests
     endpoint(key="right").ask("me", questions("a"))
     server.close()
-    endpoint(key="wrong").check()
+    endpoint(key="wrong").check("me")
 
 
 def test_the_key_and_the_address_come_from_the_environment(server, tmp_path, monkeypatch):

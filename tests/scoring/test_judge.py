@@ -99,6 +99,14 @@ def test_the_preferred_reply_is_rewarded(judge, server):
     assert len(server.chat.requests) == 8
 
 
+def test_theta1_against_itself_asks_nobody(judge, server, tmp_path):
+    server.close()
+    assert rewards(judge(), conversations("a", "b"), ["a", "b"]) == [0.5, 0.5]
+    assert not (tmp_path / "answers.sqlite").exists()
+    with pytest.raises(ScorerError, match="cannot be reached"):
+        judge().check()
+
+
 def test_a_judge_that_goes_by_place_prefers_nothing(judge, server):
     server.chat.answer = lambda text: "A"
     one = judge()

@@ -62,7 +62,7 @@ def said(prompt: str, reply: str) -> list[dict[str, str]]:
 def test_a_real_model_answers_is_told_to_be_no_judge_and_is_not_asked_twice(served, model, tmp_path):
     url, server = served
     endpoint = Endpoint(str(model), tmp_path / "answers.sqlite", url=url, at_once=2)
-    endpoint.check()
+    endpoint.check("test")
     asked = [Question((("user", f"What is {word}?"),), 8, alternatives=5) for word in ("rain", "wood", "salt")]
     answers = endpoint.ask("test", asked)
     assert all(answer.text and answer.tokens_in > 10 and 0 < answer.tokens_out <= 8 for answer in answers)
