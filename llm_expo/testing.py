@@ -6,12 +6,13 @@ over alpha that the test chooses.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from llm_expo.generation import Json, Prompt, Reply, Request
 from llm_expo.scoring import Conversation
+from llm_expo.search.rounds import Seen, Spent, Strategy
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
@@ -68,6 +69,34 @@ class FakeScorer:
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
         return [float(conversation[-1]["content"]) for conversation in conversations]
+
+
+def play(
+    strategy: Strategy,
+    prompts: Sequence[str],
+    reward: Callable[[float, str], float],
+    *,
+    collapse: Callable[[float], str | None] = lambda _: None,
+    spent: Callable[[Mapping[float, int], int], Spent] = lambda completions, _: Spent(completions),
+) -> Seen:
+    """What `strategy` has seen when it stops, where theta(alpha) earns `reward(alpha, prompt)`.
+
+    `collapse(alpha)` is the guard's symptom or None. `spent` says what alpha -> completions cost in so many rounds.
+    """
+    seen, rounds = Seen(tuple(prompts)), 0
+    while (wanted := strategy(seen)) is not None:
+        rounds += 1
+        rewards, collapsed = dict(seen.rewards), dict(seen.collapsed)
+        completions = dict(seen.spent.completions)
+        for alpha, count in wanted.wanted.items():
+            completions[alpha] = max(completions.get(alpha, 0), count)
+            if (symptom := collapse(alpha)) is not None:
+                collapsed[alpha] = symptom
+            had = rewards.get(alpha, {})
+            rewards[alpha] = {**had, **{each: reward(alpha, each) for each in prompts[len(had) : count]}}
+        assert completions != seen.spent.completions, f"{wanted} asks for what is there"
+        seen = Seen(seen.prompts, rewards, collapsed, spent(completions, rounds))
+    return seen
 
 
 def peak(at: float, height: float = 1.0) -> Callable[[float], float]:
