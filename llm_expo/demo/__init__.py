@@ -16,10 +16,9 @@ OBJECTIVE = (
 
 SEARCH_OPTIONS = (
     *("--scorer", "function:llm_expo.demo.positivity:score"),
-    *("--alphas", "0.5,1,2"),
     *("--limit", "80"),
     *("--max-tokens", "64"),
-    *("--batch-size", "64"),
+    *("--batch-size", "32"),
 )
 
 __all__ = ["OBJECTIVE", "SEARCH_OPTIONS", "make_pair"]

@@ -142,6 +142,15 @@ class TransformersEngine:
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         return [self._encode(prompt) for prompt in prompts]
 
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        tokens = self._tokenizer.added_tokens_decoder.items()
+        named = {token: str(added) for token, added in tokens if added.special}
+        return named | dict(zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True))
+
+    def move(self, alpha: float) -> None:
+        self._model(alpha)
+
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         model, threads = self._model(alpha), torch.get_num_threads()
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
