@@ -87,12 +87,13 @@ def play(
     prompts: Sequence[str],
     reward: Callable[[float, str], float],
     *,
-    collapse: Callable[[float], str | None] = lambda _: None,
+    collapse: Callable[[float, int], str | None] = lambda _alpha, _count: None,
     spent: Callable[[Mapping[float, int], int], Spent] = lambda completions, _: Spent(completions),
 ) -> Seen:
     """What `strategy` has seen when it stops, where theta(alpha) earns `reward(alpha, prompt)`.
 
-    `collapse(alpha)` is the guard's symptom or None. `spent` says what alpha -> completions cost in so many rounds.
+    `collapse(alpha, count)` is the guard's symptom in so many replies, or None; `spent` says what alpha -> completions
+    cost in so many rounds.
     """
     seen, rounds = Seen(tuple(prompts)), 0
     while (wanted := strategy(seen)) is not None:
@@ -101,7 +102,7 @@ def play(
         completions = dict(seen.spent.completions)
         for alpha, count in wanted.wanted.items():
             completions[alpha] = max(completions.get(alpha, 0), count)
-            if (symptom := collapse(alpha)) is not None:
+            if (symptom := collapse(alpha, count)) is not None:
                 collapsed[alpha] = symptom
             had = rewards.get(alpha, {})
             rewards[alpha] = {**had, **{each: reward(alpha, each) for each in prompts[len(had) : count]}}

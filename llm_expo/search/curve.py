@@ -55,25 +55,16 @@ def fit(rewards: Mapping[float, Sequence[float]], beside: Sequence[float] = ()) 
 
     tried = sorted(rewards)
     precision, pull, variance = _paired(rewards, tried)
-    alphas = np.array([*tried, *beside])
-    t = len(tried)
-    means, covariances, fits = [], [], []
-    for scale, height in product(SCALES, HEIGHTS):
-        x = np.sign(alphas) * np.log1p(np.abs(alphas) / scale)
-        prior = height**2 * _matern(np.abs(x[:, None] - x))
-        seen = np.eye(t) + precision @ prior[:t, :t]
-        mean = prior[:, :t] @ np.linalg.solve(seen, pull)
-        means.append(mean)
-        covariances.append(variance * (prior - prior[:, :t] @ np.linalg.solve(seen, precision @ prior[:t])))
-        fits.append((pull @ mean[:t] / variance - np.linalg.slogdet(seen)[1]) / 2)
-    weights = np.exp(np.array(fits) - max(fits))
-    return Curve(
-        (*tried, *beside),
-        weights / weights.sum(),
-        np.array(means),
-        np.array(covariances),
-        float(np.sqrt(2 * variance)),
-    )
+    alphas, t = np.array([*tried, *beside]), len(tried)
+    scale, height = (np.array(each)[:, None] for each in zip(*product(SCALES, HEIGHTS), strict=True))
+    x = np.sign(alphas) * np.log1p(np.abs(alphas) / scale)
+    prior = height[..., None] ** 2 * _matern(np.abs(x[:, :, None] - x[:, None]))
+    seen = np.eye(t) + precision @ prior[:, :t, :t]
+    means = (prior[:, :, :t] @ np.linalg.solve(seen, np.broadcast_to(pull[:, None], (len(x), t, 1))))[..., 0]
+    covariances = variance * (prior - prior[:, :, :t] @ np.linalg.solve(seen, precision @ prior[:, :t]))
+    fits = (means[:, :t] @ pull / variance - np.linalg.slogdet(seen)[1]) / 2
+    weights = np.exp(fits - fits.max())
+    return Curve((*tried, *beside), weights / weights.sum(), means, covariances, float(np.sqrt(2 * variance)))
 
 
 def heights(curve: Curve) -> "Floats":

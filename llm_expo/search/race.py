@@ -114,36 +114,46 @@ def _heat(
     """More prompts for the contenders; for the leader, too, once they have answered as many as it has."""
     n = len(seen.prompts)
     curve = fit(rewards, [alpha for alpha in alphas if alpha not in rewards and alpha not in seen.collapsed])
-    height = heights(curve)
-    place = max(range(len(rewards)), key=lambda place: float(height[place]))
-    leader = curve.alphas[place]
-    gain = float(height[place] - height[curve.alphas.index(THETA1)])
+    height = dict(zip(curve.alphas, map(float, heights(curve)), strict=True))
+    leader = max(rewards, key=lambda alpha: height[alpha])
+    gain = height[leader] - height[THETA1]
     matters = LEAST * max(gain, LEAST_GAIN * curve.noise)
     counts = {alpha: len(rewards.get(alpha, ())) for alpha in curve.alphas}
-    beaten = {alpha for alpha, mine in rewards.items() if _is_beaten(mine, rewards[leader], error)}
-    walls = beaten | seen.collapsed.keys()
+    allowed = _not_beaten(curve.alphas, leader, seen, rewards, error)
     promises = {
         alpha: float(promise) / max(price(budget.unit, seen.spent, alpha), 1e-9)
-        for alpha, promise in zip(curve.alphas, expected_gains(curve, place), strict=True)
-        if alpha != leader
-        and promise > matters
-        and min(counts[alpha], counts[leader]) < n
-        and alpha not in beaten
-        and (counts[alpha] or not any(min(leader, alpha) < wall < max(leader, alpha) for wall in walls))
+        for alpha, promise in zip(curve.alphas, expected_gains(curve, curve.alphas.index(leader)), strict=True)
+        if alpha in allowed and promise > matters and min(counts[alpha], counts[leader]) < n
     }
     if not promises:
         return None
     first = max(promises.values())
     contenders = sorted(promises, key=lambda alpha: -promises[alpha])[:CONTENDERS]
     contenders = [alpha for alpha in contenders if promises[alpha] >= SHARE * first]
-    behind = [alpha for alpha in contenders if counts[alpha] < counts[leader]]
-    if behind:
+    if behind := [alpha for alpha in contenders if counts[alpha] < counts[leader]]:
         wanted = {alpha: min(max(2 * counts[alpha], probe), counts[leader]) for alpha in behind}
     else:
         wanted = {alpha: max(2 * counts[leader], counts[alpha]) for alpha in (leader, *contenders)}
     for alpha, count in wanted.items():
         wanted[alpha] = min(max(count, counts[alpha] + _worth(budget, seen, alpha, len(wanted))), n)
-    return Round(wanted, f"{leader:g} leads theta1 by {gain:.3g}; {_listed(contenders)} may be better")
+    ahead = "theta1 leads" if leader == THETA1 else f"{leader:g} leads theta1 by {gain:.3g}"
+    return Round(wanted, f"{ahead}; {_listed(contenders)} may be better")
+
+
+def _not_beaten(alphas: Sequence[float], leader: float, seen: Seen, rewards: Rewards, error: float) -> set[float]:
+    """Those beside the leader that did not clearly lose to it.
+
+    An untried one is left out, too, where one between it and the leader lost or collapsed.
+    """
+    beaten = {alpha for alpha, mine in rewards.items() if _is_beaten(mine, rewards[leader], error)}
+    walls = beaten | seen.collapsed.keys()
+    return {
+        alpha
+        for alpha in alphas
+        if alpha != leader
+        and alpha not in beaten
+        and (alpha in rewards or not any(min(leader, alpha) < wall < max(leader, alpha) for wall in walls))
+    }
 
 
 def _worth(budget: Budget, seen: Seen, alpha: float, visits: int) -> int:

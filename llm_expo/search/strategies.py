@@ -1,19 +1,16 @@
-"""The strategies that have every search prompt answered before they try another alpha: pure functions of the trials.
+"""Which alpha to try next: pure functions of the trials so far.
 
-`Grid` and `Paper` pick: they are called with the mean reward of every alpha that has been tried on all search prompts,
-theta1 (alpha 0) among them, and answer with the next alpha or None to stop. They keep no state, so a resumed or
-extended study walks the same way through whatever its rows say. `OneAtATime` makes rounds of it.
+A strategy is called with the mean reward of every alpha that has been tried on all search prompts, theta1 (alpha 0)
+among them, and answers with the next alpha or None to stop. It keeps no state, so a resumed or extended study walks
+the same way through whatever its rows say.
 """
 
-import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 from llm_expo.errors import StudyError
-from llm_expo.search.rounds import Round, Seen, answered
 
 LARGEST_ALPHA = 32.0
 """Where `Paper` stops climbing although rewards still rise."""
@@ -22,8 +19,8 @@ LARGEST_ALPHA = 32.0
 _ABSURD_ALPHA = 1000.0
 
 
-class Pick(Protocol):
-    """Its repr is what a study records and compares when it is resumed."""
+class Strategy(Protocol):
+    """The repr of a strategy is what a study records and compares when it is resumed."""
 
     def __call__(self, rewards: Mapping[float, float]) -> float | None:
         """The next alpha, or None; `rewards` maps each alpha tried to its mean reward and holds alpha 0."""
@@ -85,25 +82,6 @@ class Paper:
             if halves:
                 return max(halves)[1]
         return None
-
-
-Strategy = Pick
-"""What `run.search` still takes; the strategies of `llm_expo.search.rounds` take its place."""
-
-
-@dataclass(frozen=True)
-class OneAtATime:
-    """Has theta1, and then each alpha that `pick` names, answer all search prompts. A collapsed alpha is the worst."""
-
-    pick: Pick
-
-    def __call__(self, seen: Seen) -> Round | None:
-        n = len(seen.prompts)
-        rewards = {alpha: statistics.fmean(mine) for alpha, mine in answered(seen).items() if len(mine) == n}
-        if 0.0 not in rewards:
-            return Round({0.0: n}, f"theta1 on all {n} prompts")
-        alpha = self.pick(rewards | dict.fromkeys(seen.collapsed, -math.inf))
-        return None if alpha is None else Round({alpha: n}, f"alpha {alpha:g} on all {n} prompts")
 
 
 PRESETS = {"5,1": (5.0, 1.0), "2,1,0.5": (2.0, 1.0, 0.5), "0.1": (0.1,)}

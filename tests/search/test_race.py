@@ -62,7 +62,9 @@ def test_the_ladder_ends_at_a_collapse_or_a_clear_loss(symptom):
     def height(alpha):
         return alpha if symptom or alpha < 1 else alpha - 12
 
-    collapse = (lambda alpha: "fragments" if alpha >= 1 else None) if symptom else (lambda _: None)
+    def collapse(alpha, _count):
+        return "fragments" if alpha >= 1 and symptom else None
+
     rounds, seen = walked(Race(alphas=(0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)), rewards(height), collapse=collapse)
     assert [list(each.wanted) for each in rounds[:2]] == [[0.0, 0.05, 0.2], [1.0, 5.0]]
     assert all(max(each.wanted) < 1 for each in rounds[2:])
