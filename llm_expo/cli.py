@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. Returns the exit status: 0, 1 for an error that is told in one line, 130 when interrupted.
 
-    argparse itself exits with 2 on wrong usage.
+    `search --require-ship` returns 3 on any verdict but SHIP; argparse itself exits with 2 on wrong usage.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(argv)
     logging.basicConfig(format="llm-expo: %(message)s", stream=sys.stderr)
     logging.getLogger("llm_expo").setLevel(logging.INFO)
-    run: Callable[[argparse.Namespace], None] = arguments.run
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        run(arguments)
+        return run(arguments) or 0
     except ExpoError as error:
         return _failed(str(error))
     except OSError as error:
@@ -41,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("llm-expo: interrupted; nothing is half-written; run it again, and it goes on", file=sys.stderr)
         return 130
-    return 0
 
 
 def _failed(message: str) -> int:
@@ -137,7 +136,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         terminal.show_lineage(lineage, judgement)
 
 
-def _search(arguments: argparse.Namespace) -> None:
+def _search(arguments: argparse.Namespace) -> int:
     for package in ("transformers", "jinja2", "scipy", "psutil"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "search")
@@ -192,21 +191,17 @@ def _search(arguments: argparse.Namespace) -> None:
         _print_json(as_json(outcome))
     else:
         terminal.show_outcome(outcome, str(page))
-    if arguments.require_ship and outcome.verdict is not Verdict.SHIP:
-        sys.exit(_NOT_SHIPPED)
-
-
-_NOT_SHIPPED = 3
+    return 3 if arguments.require_ship and outcome.verdict is not Verdict.SHIP else 0
 
 
 def _strategy(arguments: argparse.Namespace) -> "Strategy":
-    from llm_expo.search import Budget, Grid, OneAtATime, Paper, Race
+    from llm_expo.search import Budget, Grid, Paper, Race
 
     match arguments.strategy:
         case "paper":
-            return OneAtATime(Paper(arguments.intervals) if arguments.intervals else Paper())
+            return Paper(arguments.intervals) if arguments.intervals else Paper()
         case "grid":
-            return OneAtATime(Grid(arguments.alphas) if arguments.alphas else Grid())
+            return Grid(arguments.alphas) if arguments.alphas else Grid()
     budget = Budget.parse(arguments.budget) if arguments.budget else None
     return Race(budget, arguments.alphas) if arguments.alphas else Race(budget)
 

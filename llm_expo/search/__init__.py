@@ -6,8 +6,8 @@ from llm_expo.search.outcome import Outcome
 from llm_expo.search.race import Race
 from llm_expo.search.rounds import Round, Seen, Strategy
 from llm_expo.search.run import search
-from llm_expo.search.strategies import PRESETS, Grid, OneAtATime, Paper
 from llm_expo.search.study import Study
+from llm_expo.search.sweeps import PRESETS, Grid, Paper
 from llm_expo.search.verdict import Verdict
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Budget",
     "Event",
     "Grid",
-    "OneAtATime",
     "Outcome",
     "Paper",
     "Race",

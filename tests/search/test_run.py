@@ -14,7 +14,7 @@ import pytest
 from llm_expo.errors import OutputError, ScorerError, StudyError
 from llm_expo.generation import Prompt, Reply, Sampling, TransformersEngine
 from llm_expo.scoring import FunctionScorer
-from llm_expo.search import Budget, Grid, OneAtATime, Paper, Race, Round, Verdict, search
+from llm_expo.search import Budget, Grid, Paper, Race, Round, Verdict, search
 from llm_expo.search.events import Begun, Done, Tried
 from llm_expo.testing import FakeEngine, FakeScorer, peak
 from llm_expo.weights import Direction
@@ -22,7 +22,7 @@ from llm_expo.weights import Direction
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7) + str(i)},)) for i in range(90)]
 WORDED = [Prompt(f"w{i}", ({"role": "user", "content": f"the cat {'sun ' * i}"},)) for i in range(12)]
 PEAK = peak(2.5)
-PAPER = OneAtATime(Paper((2.0, 1.0, 0.5)))
+PAPER = Paper((2.0, 1.0, 0.5))
 ROWS = (
     "SELECT * FROM prompts ORDER BY id",
     "SELECT alpha, prompt, text, tokens, truncated FROM completions ORDER BY alpha, prompt",
@@ -88,7 +88,7 @@ def test_an_alpha_that_only_looked_good_is_not_shipped(direction, tmp_path):
             direction,
             tmp_path / f"s{seed}",
             engine=FakeEngine(lambda alpha: 0.0, seed=seed),
-            strategy=OneAtATime(Grid(alphas)),
+            strategy=Grid(alphas),
             batch_size=60,
         ).verdict
         for seed in range(12)
@@ -97,7 +97,7 @@ def test_an_alpha_that_only_looked_good_is_not_shipped(direction, tmp_path):
 
 
 def test_writing_can_be_forced_and_forbidden(direction, tmp_path):
-    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": OneAtATime(Grid((0.1,)))}
+    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((0.1,))}
     outcome = find(direction, tmp_path / "a", **slight, prompts=PROMPTS[:36], write_model="always")
     assert (outcome.choice, outcome.verdict) == (0.1, Verdict.UNDERPOWERED)
     assert outcome.model is not None
@@ -132,7 +132,7 @@ def test_every_extension_asks_for_more_confidence(direction, tmp_path):
 
 def test_a_finished_study_loads_no_model(tmp_path, pair):
     direction = Direction.open(*pair)
-    options = {"prompts": WORDED, "scorer": FunctionScorer(by_length, "length"), "strategy": OneAtATime(Grid((0.5,)))}
+    options = {"prompts": WORDED, "scorer": FunctionScorer(by_length, "length"), "strategy": Grid((0.5,))}
     find(direction, tmp_path / "s", engine=TransformersEngine(direction, Sampling(max_tokens=4)), **options)
     engine = TransformersEngine(direction, Sampling(max_tokens=4))
     find(direction, tmp_path / "s", engine=engine, **options)
@@ -161,13 +161,11 @@ def test_extending_walks_the_way_again_with_more_prompts(direction, tmp_path):
 
 
 def test_other_settings_are_refused(direction, tmp_path):
-    find(direction, tmp_path / "s", strategy=OneAtATime(Grid((1.0,))))
-    with pytest.raises(
-        StudyError, match=r"strategy was OneAtATime\(pick=Grid\(alphas=\(1.0,\)\)\) when the study began"
-    ):
+    find(direction, tmp_path / "s", strategy=Grid((1.0,)))
+    with pytest.raises(StudyError, match=r"strategy was Grid\(alphas=\(1.0,\)\) when the study began"):
         find(direction, tmp_path / "s")
     with pytest.raises(StudyError, match="batch_size was 12"):
-        find(direction, tmp_path / "s", strategy=OneAtATime(Grid((1.0,))), batch_size=9)
+        find(direction, tmp_path / "s", strategy=Grid((1.0,)), batch_size=9)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1, float("nan")])
@@ -305,15 +303,13 @@ def test_a_collapse_ends_the_climb_and_is_told(direction, tmp_path):
 
 def test_a_collapsed_alpha_is_abandoned_midway(direction, tmp_path):
     engine = Degenerate(lambda alpha: alpha)
-    outcome = find(direction, tmp_path / "s", engine=engine, strategy=OneAtATime(Grid((1.0, 8.0))))
+    outcome = find(direction, tmp_path / "s", engine=engine, strategy=Grid((1.0, 8.0)))
     assert completions(tmp_path / "s")[8.0] == 12  # a batch
     assert outcome.choice == 1.0
 
 
 def test_an_alpha_that_has_forgotten_theta1_is_not_even_asked(direction, tmp_path):
-    outcome = find(
-        direction, tmp_path / "s", engine=FakeEngine(PEAK, drift=0.3), strategy=OneAtATime(Grid((1.0, 30.0)))
-    )
+    outcome = find(direction, tmp_path / "s", engine=FakeEngine(PEAK, drift=0.3), strategy=Grid((1.0, 30.0)))
     assert 30.0 not in completions(tmp_path / "s")
     [row] = [row for row in outcome.search if row.alpha == 30.0]
     assert (row.prompts, row.reward, row.symptoms) == (0, None, None)
