@@ -1,7 +1,8 @@
 """The figures of an outcome in words and cells, the same on a terminal and on a page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from llm_expo.search.events import Tried
 from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
@@ -136,7 +137,19 @@ def costs(outcome: Outcome) -> list[str]:
     for activity, (seconds, tokens) in outcome.costs.items():
         speed = f", {tokens:,} tokens ({tokens / seconds:,.0f} a second)" if tokens and seconds else ""
         lines.append(f"{activity}: {seconds:,.1f} s{speed}")
-    return lines
+    return lines + [f"{name}: {_told(asdict(record))}" for name, record in outcome.records.items()]  # type: ignore[call-overload]
+
+
+def _told(facts: Mapping[str, object]) -> str:
+    """What is known of the facts, those within facts, too."""
+    known = [(name, fact) for name, fact in facts.items() if fact is not None]
+    return ", ".join(
+        _told(fact) if isinstance(fact, dict) else f"{name.replace('_', ' ')} {_number(fact)}" for name, fact in known
+    )
+
+
+def _number(fact: object) -> str:
+    return f"{fact:,.4g}" if isinstance(fact, float) else f"{fact:,}" if isinstance(fact, int) else str(fact)
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:

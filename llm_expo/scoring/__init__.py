@@ -2,7 +2,7 @@
 
 from llm_expo.scoring.file import FileScorer
 from llm_expo.scoring.function import FunctionScorer
-from llm_expo.scoring.scorer import Comparer, Conversation, Scorer, rewards
+from llm_expo.scoring.scorer import Comparer, Conversation, Recording, Scorer, rewards
 from llm_expo.scoring.spec import scorer_from, scorers_from
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Conversation",
     "FileScorer",
     "FunctionScorer",
+    "Recording",
     "Scorer",
     "rewards",
     "scorer_from",

@@ -39,6 +39,14 @@ class Comparer(Protocol):
         """
 
 
+@runtime_checkable
+class Recording(Protocol):
+    """A scorer that has something to say of its work so far, such as what it cost."""
+
+    def record(self) -> object:
+        """A dataclass, for the report."""
+
+
 def rewards(
     scorer: Scorer | Comparer, conversations: Sequence[Conversation], baselines: Sequence[str] | None = None
 ) -> list[float]:

@@ -51,8 +51,9 @@ class Outcome:
 
     `rounds` are those of the search, in their order. `search` and `confirm` hold a row per alpha, ascending. On the
     confirm prompts, `decision` judges the choice, and `gain_of_training` is theta1 minus theta0. `costs` maps an
-    activity to its seconds and tokens, over all runs of the study. `model` is the folder that was written, if one was.
-    `examples` are spread evenly over the confirm prompts, from the longest to the shortest, whatever was replied.
+    activity to its seconds and tokens, over all runs of the study; `records` are what scorers say of their work, such
+    as a judge's bill, by their names. `model` is the folder that was written, if one was. `examples` are spread evenly
+    over the confirm prompts, from the longest to the shortest, whatever was replied.
     """
 
     study: Path
@@ -65,6 +66,7 @@ class Outcome:
     decision: Decision
     gain_of_training: Interval
     costs: Mapping[str, tuple[float, int]]
+    records: Mapping[str, object]
     model: Path | None
     examples: tuple[Example, ...]
 

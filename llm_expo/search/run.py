@@ -11,7 +11,7 @@ from typing import Literal
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import OutputError, StudyError
 from llm_expo.generation import Engine, Json, Prompt
-from llm_expo.scoring import Comparer, Scorer
+from llm_expo.scoring import Comparer, Recording, Scorer
 from llm_expo.search.choice import Rule, choose
 from llm_expo.search.confirm import confirm
 from llm_expo.search.events import Event
@@ -123,6 +123,7 @@ def search(
             gain_of_training=paired_difference(confirmed.results[THETA1].rewards, confirmed.results[THETA0].rewards),
             model=None if chosen == THETA1 else _keep_model(direction, chosen, dtype, out / "model", wanted),
             costs=_costs(study),
+            records={each.name: each.record() for each in scorers if isinstance(each, Recording)},
             examples=examples(study, sorted(confirmed.results)),
         )
 

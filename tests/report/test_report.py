@@ -9,6 +9,8 @@ import pytest
 from llm_expo.generation import Prompt
 from llm_expo.report import as_json, as_markdown, model_card, words, write_report
 from llm_expo.report.record import event_as_json
+from llm_expo.scoring.endpoint import Bill
+from llm_expo.scoring.judge import Record
 from llm_expo.search import Outcome, Round, Verdict
 from llm_expo.search.events import Begun, Tried
 from llm_expo.search.outcome import Example, Row
@@ -45,6 +47,7 @@ def outcome(folder, **changes):
         "decision": SHIPS,
         "gain_of_training": Interval(0.1, 0.1, -0.1, 0.3, 40),
         "costs": {"generate": (10.0, 500), "score f": (0.5, 0)},
+        "records": {"judge:m": Record(8, 0, 0.5, Bill(8, 1234, 16, 0, None))},
         "model": folder / "model",
         "examples": (Example(Prompt("a|b*", ({"role": "user", "content": HOSTILE},)), {-1.0: "x", 2.0: HOSTILE}),),
     }
@@ -80,6 +83,7 @@ def test_the_page_holds_the_tables_and_fences_what_models_wrote(tmp_path):
     assert f"`````text\n{HOSTILE}\n`````" in page
     assert "### a\\|b\\*" in page
     assert "- scorer: function:a\\_b:\\<c\\>" in page
+    assert "- judge:m: weighted 8, none 0, first 0.5, answers 8, tokens in 1,234, tokens out 16, uncounted 0" in page
     assert "- generate: 10.0 s, 500 tokens (50 a second)" in page
 
 
