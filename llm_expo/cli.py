@@ -184,6 +184,7 @@ def _search(arguments: argparse.Namespace) -> int:
             extend=arguments.extend,
             write_model=arguments.write,
             dtype=arguments.dtype,
+            turns=arguments.take_turns,
             watch=watch,
         )
     page = write_report(outcome)
@@ -525,6 +526,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
+    )
+    machine.add_argument(
+        "--take-turns",
+        action="store_true",
+        help="engine and reward model have the device one after the other: for a GPU that would not hold both",
     )
     machine.add_argument(
         "--trust-remote-code", action="store_true", help="let Python code in the checkpoints and the reward model run"

@@ -55,6 +55,9 @@ class FakeEngine:
     def move(self, alpha: float) -> None:
         pass
 
+    def rest(self) -> None:
+        pass
+
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         for batch in batches:
             replies = []

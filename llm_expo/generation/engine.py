@@ -58,6 +58,9 @@ class Engine(Protocol):
     def move(self, alpha: float) -> None:
         """Load the model if need be and set its weights to theta(alpha), as the next call for that alpha would do."""
 
+    def rest(self) -> None:
+        """Give the device's memory back until the next call, so that a scorer may have it."""
+
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """The replies of theta(alpha), batch by batch, in the order asked."""
 

@@ -1,8 +1,9 @@
-"""A loaded model at any alpha, by one of two ways that give the same bits.
+"""A loaded model at any alpha, with the bits of what `apply` writes.
 
-`InMemory` holds theta0 and theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes
-theta(alpha) with the streaming writer and loads that. Parameters are matched by their names in the loaded models, not
-in the files: transformers renames and fuses tensors while it loads, alike on both sides.
+`Scaled` is for a theta1 that is an adapter on theta0: no weights move. Of the other two, `InMemory` holds theta0 and
+theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes theta(alpha) with the streaming
+writer and loads that. Parameters are matched by their names in the loaded models, not in the files: transformers
+renames and fuses tensors while it loads, alike on both sides.
 """
 
 import gc
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError
 from llm_expo.weights import Direction, OutputDtype, plan, write
@@ -31,6 +33,9 @@ class LiveModel(Protocol):
 
     def at(self, alpha: float) -> PreTrainedModel:
         """The model at theta(alpha), in evaluation mode. The one handed out before is no longer at its alpha."""
+
+    def rest(self) -> None:
+        """Leave the device until the next call; on a CPU there is nowhere to go."""
 
 
 class InMemory:
@@ -62,8 +67,13 @@ class InMemory:
                 )
         # In another type, modules that load in float32 hold more than a file of that type would.
         self._alpha: float | None = 0.0 if self._dtype == self._aligned_dtype else None
+        self._device = device
+
+    def rest(self) -> None:
+        _to(self._live, torch.device("cpu"))
 
     def at(self, alpha: float) -> PreTrainedModel:
+        _to(self._live, self._device)
         if alpha == self._alpha:
             return self._live
         self._alpha = None  # should the move be interrupted, no alpha is where the weights are
@@ -86,6 +96,37 @@ class InMemory:
         return self._live
 
 
+class Scaled:
+    """theta1's adapter on theta0, as PEFT runs it: alpha is a scale. What `apply` writes is that adapter, scaled."""
+
+    def __init__(
+        self,
+        direction: Direction,
+        adapter: Adapter,
+        device: torch.device,
+        trust_remote_code: bool,
+        dtype: OutputDtype = "keep",
+    ) -> None:
+        from peft import PeftModel
+        from peft.tuners.lora import LoraLayer
+
+        kept = "auto" if dtype == "keep" else getattr(torch, dtype)
+        base = load(direction.initial.path, torch.device("cpu"), trust_remote_code, kept)
+        adapted: Any = PeftModel.from_pretrained(base, str(adapter.path))
+        # Without PEFT's own wrapper: the model itself, in which some layers are now LoRA's.
+        self._live = _to(adapted.eval().requires_grad_(False).get_base_model(), device)
+        self._device = device
+        self._layers = [layer for layer in self._live.modules() if isinstance(layer, LoraLayer)]
+
+    def rest(self) -> None:
+        _to(self._live, torch.device("cpu"))
+
+    def at(self, alpha: float) -> PreTrainedModel:
+        for layer in self._layers:
+            layer.set_scale("default", 1 + alpha)
+        return _to(self._live, self._device)
+
+
 class OnDisk:
     """theta(alpha) written to a scratch folder and loaded from there: slow, and as large as one model in memory."""
 
@@ -104,6 +145,10 @@ class OnDisk:
         self._scratch = scratch
         self._live: PreTrainedModel | None = None
         self._alpha: float | None = None
+
+    def rest(self) -> None:
+        self._live = None
+        gc.collect()
 
     def at(self, alpha: float) -> PreTrainedModel:
         if self._live is not None and alpha == self._alpha:
@@ -154,10 +199,17 @@ def load(
     if incomplete:
         named = ", ".join(incomplete[:6]) + (f" and {len(incomplete) - 6} more" if len(incomplete) > 6 else "")
         raise EngineError(f"{path}: the model needs weights that the files do not hold: {named}")
+    return _to(model.eval().requires_grad_(False), device)
+
+
+def _to(model: Any, device: torch.device) -> PreTrainedModel:
     try:
-        moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+        moved: PreTrainedModel = model.to(device)
     except torch.OutOfMemoryError:
-        raise EngineError(f"{path}: the model does not fit on {device}; take another --device") from None
+        raise EngineError(
+            f"the model does not fit on {device} beside what is there; take another --device, or --take-turns if "
+            f"that is the reward model"
+        ) from None
     return moved
 
 

@@ -4,7 +4,9 @@ The sampling is ours, because `generate` has no presence or frequency penalty an
 the loop over tokens (`decoding`); what depends on the model (cache, masks, positions) is left to transformers.
 """
 
+import gc
 import hashlib
+import importlib.util
 import inspect
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,13 +29,13 @@ from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
-from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
+from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, Scaled, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.packing import pack
 from llm_expo.generation.parts import cut, in_parts
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
-from llm_expo.weights import Direction, OutputDtype
+from llm_expo.weights import Direction, OutputDtype, adapter_on_theta0
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,10 @@ class TransformersEngine:
     def _live(self) -> LiveModel:
         """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
         pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
+        adapter = adapter_on_theta0(pair)
+        if adapter is not None and importlib.util.find_spec("peft") is not None:
+            logger.info("loading theta0 and the adapter on it")
+            return Scaled(pair, adapter, self._device, self._trust_remote_code, self._dtype)
         if self._low_memory or not fits_in_memory(pair, self._device):
             logger.info("writing each theta(alpha) to %s and loading it from there", self._scratch or "the disk")
             return OnDisk(pair, self._device, self._trust_remote_code, self._scratch, self._dtype)
@@ -150,6 +156,17 @@ class TransformersEngine:
 
     def move(self, alpha: float) -> None:
         self._model(alpha)
+
+    def rest(self) -> None:
+        if "_live" not in vars(self):
+            return
+        if self._device.type == "cpu":
+            del self._live
+            self._packed = None
+            gc.collect()
+        else:
+            self._live.rest()
+            torch.cuda.empty_cache()
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         model, threads = self._model(alpha), torch.get_num_threads()

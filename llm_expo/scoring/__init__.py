@@ -2,7 +2,7 @@
 
 from llm_expo.scoring.file import FileScorer
 from llm_expo.scoring.function import FunctionScorer
-from llm_expo.scoring.scorer import Comparer, Conversation, Recording, Scorer, rewards
+from llm_expo.scoring.scorer import Comparer, Conversation, Recording, Resting, Scorer, rewards
 from llm_expo.scoring.spec import scorer_from, scorers_from
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "FileScorer",
     "FunctionScorer",
     "Recording",
+    "Resting",
     "Scorer",
     "rewards",
     "scorer_from",

@@ -1,5 +1,6 @@
 """A sequence-classification reward model as scorer: its own chat template, its raw logit, float32."""
 
+import gc
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ _TOKENS_AT_ONCE_ELSEWHERE = 32768
 class RewardModelScorer:
     """The score is the single logit that the model gives to the whole conversation, without any squashing.
 
-    Conversations of like length share a batch. What does not fit into the device's memory is halved until it does.
+    The model goes to its device with the first score. Conversations of like length share a batch. What does not fit
+    into the device's memory is halved until it does.
 
     Args:
         source: a folder or a hub id that `AutoModelForSequenceClassification` loads with one label.
@@ -48,13 +50,30 @@ class RewardModelScorer:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         self.name = f"reward-model:{source}"
+        self._source = source
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._dtype = dtype or (torch.float32 if self._device.type == "cpu" else "auto")
+        self._trust_remote_code = trust_remote_code
+        self._tokenizer, self._model = self._load()
+        if not self._tokenizer.chat_template:
+            raise ScorerError(f"{self.name}: has no chat template; put the one it was trained with into its folder")
+        config = self._model.config
+        self._limit = getattr(config, "max_position_embeddings", None)
+        # The model finds a row's last token by the padding id. Where that id may be text as well (often the
+        # end-of-sequence token), padding would move the place of the score: then one conversation at a time.
+        padding = self._tokenizer.pad_token_id
+        self._padded = padding is not None and padding == config.pad_token_id != self._tokenizer.eos_token_id
+        self._tokenizer.padding_side = "right"
+        self._tokens_at_once = _TOKENS_AT_ONCE.get(self._device.type, _TOKENS_AT_ONCE_ELSEWHERE)
+
+    def _load(self) -> tuple[Any, Any]:
+        """Tokenizer and model."""
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=self._trust_remote_code)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                dtype=dtype or (torch.float32 if self._device.type == "cpu" else "auto"),
-                trust_remote_code=trust_remote_code,
+                self._source,
+                dtype=self._dtype,
+                trust_remote_code=self._trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
             )
@@ -70,16 +89,17 @@ class RewardModelScorer:
             raise ScorerError(f"{self.name}: its files lack {named}: this is not a trained reward model")
         if model.config.num_labels != 1:
             raise ScorerError(f"{self.name}: has {model.config.num_labels} labels; a reward model has one")
-        if not self._tokenizer.chat_template:
-            raise ScorerError(f"{self.name}: has no chat template; put the one it was trained with into its folder")
         _score_in_float32(model)
-        self._model = model.to(self._device).eval()
-        # The model finds a row's last token by the padding id. Where that id may be text as well (often the
-        # end-of-sequence token), padding would move the place of the score: then one conversation at a time.
-        padding = self._tokenizer.pad_token_id
-        self._padded = padding is not None and padding == model.config.pad_token_id != self._tokenizer.eos_token_id
-        self._tokenizer.padding_side = "right"
-        self._tokens_at_once = _TOKENS_AT_ONCE.get(self._device.type, _TOKENS_AT_ONCE_ELSEWHERE)
+        return tokenizer, model.eval()
+
+    def rest(self) -> None:
+        """Give the device's memory back until the next score; a CPU's model is loaded again then."""
+        if self._device.type == "cpu":
+            self._model = None
+            gc.collect()
+        else:
+            self._model.to("cpu")
+            torch.cuda.empty_cache()
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
         """The logits, in float32.
@@ -88,6 +108,9 @@ class RewardModelScorer:
             ScorerError: a conversation is too long for the model, or does not fit into memory even alone.
         """
         rows = [self._encode(conversation) for conversation in conversations]
+        if self._model is None:
+            _, self._model = self._load()
+        self._model.to(self._device)
         # The longest first, so that what does not fit into memory fails at once.
         left = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
         values = [0.0] * len(rows)
@@ -140,10 +163,9 @@ class RewardModelScorer:
         except (TemplateError, ValueError, TypeError) as error:
             raise ScorerError(f"{self.name}: its chat template refuses a conversation: {error}") from None
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        limit = getattr(self._model.config, "max_position_embeddings", None)
-        if limit is not None and len(tokens) > limit:
+        if self._limit is not None and len(tokens) > self._limit:
             raise ScorerError(
-                f"{self.name}: a conversation has {len(tokens)} tokens; the model takes {limit}; "
+                f"{self.name}: a conversation has {len(tokens)} tokens; the model takes {self._limit}; "
                 f"a new study with a lower --max-tokens would fit"
             )
         return tokens

@@ -40,6 +40,14 @@ class Comparer(Protocol):
 
 
 @runtime_checkable
+class Resting(Protocol):
+    """A scorer, or an engine, that can make room on its device for another."""
+
+    def rest(self) -> None:
+        """Give the device's memory back until the next call."""
+
+
+@runtime_checkable
 class Recording(Protocol):
     """A scorer that has something to say of its work so far, such as what it cost."""
 

@@ -11,7 +11,7 @@ from typing import Literal
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import OutputError, StudyError
 from llm_expo.generation import Engine, Json, Prompt
-from llm_expo.scoring import Comparer, Recording, Scorer
+from llm_expo.scoring import Comparer, Recording, Resting, Scorer
 from llm_expo.search.choice import Rule, choose
 from llm_expo.search.confirm import confirm
 from llm_expo.search.events import Event
@@ -24,7 +24,7 @@ from llm_expo.search.verdict import Verdict, decide
 from llm_expo.search.walk import walk
 from llm_expo.search.work import Work
 from llm_expo.stats import paired_difference
-from llm_expo.weights import Direction, OutputDtype, plan, write
+from llm_expo.weights import Direction, OutputDtype, adapter_on_theta0, plan, plan_adapter, write
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def search(
     extend: bool = False,
     write_model: Literal["ship", "always", "never"] = "ship",
     dtype: OutputDtype = "keep",
+    turns: bool = False,
     watch: Callable[[Event], None] = lambda _: None,
 ) -> Outcome:
     """Find alpha, confirm it, and write the model to `out`/model if it is better than theta1.
@@ -69,6 +70,7 @@ def search(
         extend: add those of `prompts` that the study does not hold yet.
         write_model: "ship" writes on the verdict SHIP only.
         dtype: of the model that is written; what the engine was given, so that it is the model that was judged.
+        turns: engine and scorers have the device one after the other, for one that would not hold both.
         watch: told of every round, every batch and every alpha.
 
     Raises:
@@ -82,6 +84,10 @@ def search(
     scorer, strategy, out = scorers[0], strategy or Race(), Path(out)
     if min_gain is None and isinstance(scorer, Comparer):
         min_gain = MIN_PREFERENCE
+    if turns:  # they were loaded to see that they can be
+        for each in scorers:
+            if isinstance(each, Resting):
+                each.rest()
     settings: dict[str, Json] = {
         **engine.settings,
         "scorer": scorer.name,
@@ -92,7 +98,7 @@ def search(
     with Study.open(out) as study:
         study.settle(settings, engine.environment)
         study.enrol(prompts, engine.encode, confirm_share=confirm_share, extend=extend)
-        work = Work(study, engine, batch_size, watch)
+        work = Work(study, engine, batch_size, watch, turns)
         walked = walk(work, strategy, scorer)
         chosen = choose(walked.seen, choice, fluent(walked.observed, walked.calibration))
         confirmed = confirm(work, scorers, chosen)
@@ -168,7 +174,11 @@ def _keep_model(direction: Direction, alpha: float, dtype: OutputDtype, folder: 
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
-    write(plan(direction, alpha, dtype=dtype), folder)
+    adapter = adapter_on_theta0(direction)
+    if adapter is not None and dtype == "keep":
+        write(plan_adapter(direction.initial, adapter, alpha), folder)  # what `apply` writes, and what was judged
+    else:
+        write(plan(direction, alpha, dtype=dtype), folder)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
 

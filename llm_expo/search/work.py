@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from llm_expo.generation import Engine, Reply, Request
-from llm_expo.scoring import Comparer, Conversation, Scorer, rewards
+from llm_expo.scoring import Comparer, Conversation, Resting, Scorer, rewards
 from llm_expo.search.events import Done, Event
 from llm_expo.search.outcome import THETA1
 from llm_expo.search.study import Enrolled, Part, Study
@@ -18,13 +18,19 @@ A = TypeVar("A")
 
 
 class Work:
-    """An engine and a study, and `watch`, which is told of every batch."""
+    """An engine and a study, and `watch`, which is told of every batch.
 
-    def __init__(self, study: Study, engine: Engine, batch_size: int, watch: Callable[[Event], None]) -> None:
+    With `turns`, engine and scorers have the device one after the other.
+    """
+
+    def __init__(
+        self, study: Study, engine: Engine, batch_size: int, watch: Callable[[Event], None], turns: bool = False
+    ) -> None:
         self.study = study
         self.engine = engine
         self.watch = watch
         self._batch_size = batch_size
+        self._turns = turns
         self._at: float | None = None
 
     def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Iterator[dict[str, Reply]]:
@@ -88,12 +94,17 @@ class Work:
                     conversations.append([*each.prompt.messages, reply])
         if not places:
             return
-        start = time.monotonic()
         baselines = None
         if isinstance(scorer, Comparer):
             theta1 = self.study.replies(THETA1)
             baselines = [theta1[prompt].text for _, prompt in places]
+        if self._turns:
+            self.engine.rest()
+            self._at = None
+        start = time.monotonic()
         values = rewards(scorer, conversations, baselines)
+        if self._turns and isinstance(scorer, Resting):
+            scorer.rest()
         seconds = time.monotonic() - start
         self.study.add_rewards(
             scorer.name, [(*place, value) for place, value in zip(places, values, strict=True)], seconds

@@ -13,7 +13,7 @@
 None of this needs torch. For tensors and models in memory, which do, there is llm_expo.weights.memory.
 """
 
-from llm_expo.weights.adapters import plan_adapter
+from llm_expo.weights.adapters import adapter_on_theta0, plan_adapter
 from llm_expo.weights.comparison import Comparison, Lineage, Mover, compare, compare_three
 from llm_expo.weights.differences import Kept, WrittenDifference, share_kept, write_difference
 from llm_expo.weights.direction import Direction, Sides
@@ -39,6 +39,7 @@ __all__ = [
     "Step",
     "Written",
     "WrittenDifference",
+    "adapter_on_theta0",
     "apply",
     "compare",
     "compare_three",

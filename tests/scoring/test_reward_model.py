@@ -2,6 +2,7 @@
 
 import json
 import resource
+import weakref
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,12 @@ def test_a_model_that_needs_code_of_its_own(reward_model):
     (reward_model / "configuration.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(ScorerError, match="needs Python code that comes with it; read it, and let it run with --trust"):
         RewardModelScorer(str(reward_model))
+
+
+def test_at_rest_it_holds_no_model_and_scores_the_same_afterwards(reward_model):
+    scorer = RewardModelScorer(str(reward_model), device="cpu")
+    scores = scorer.score(conversations(4))
+    held = weakref.ref(scorer._model)
+    scorer.rest()
+    assert held() is None
+    assert scorer.score(conversations(4)) == scores

@@ -378,3 +378,28 @@ def test_a_strategy_that_asks_for_what_the_guard_forbids_comes_to_an_end(directi
 
     outcome = find(direction, tmp_path / "s", engine=FakeEngine(PEAK, drift=0.3), strategy=Stubborn())
     assert (outcome.choice, outcome.verdict) == (0.0, Verdict.NO_GAIN)
+
+
+def test_engine_and_scorer_take_turns(direction, tmp_path):
+    told = []
+
+    class Engine(FakeEngine):
+        def move(self, alpha):
+            told.append("move")
+
+        def rest(self):
+            told.append("engine rests")
+
+    class Scorer(FakeScorer):
+        def score(self, conversations):
+            told.append("score")
+            return super().score(conversations)
+
+        def rest(self):
+            told.append("scorer rests")
+
+    outcome = find(direction, tmp_path / "s", engine=Engine(PEAK), scorer=Scorer(), turns=True)
+    whole = " ".join(told)
+    assert whole.count("engine rests score scorer rests") == whole.count("score scorer") == len(outcome.rounds) + 1
+    assert whole.count("scorer rests move") == len(outcome.rounds) + 1
+    assert find(direction, tmp_path / "t").decision == outcome.decision
