@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError
 from llm_expo.weights import Direction, OutputDtype, plan, write
-from llm_expo.weights.memory import DTYPES, extrapolate
+from llm_expo.weights.memory import DTYPES, Span, extrapolate, move, spans
 
 
 class LiveModel(Protocol):
@@ -77,23 +78,50 @@ class InMemory:
         if alpha == self._alpha:
             return self._live
         self._alpha = None  # should the move be interrupted, no alpha is where the weights are
-        with torch.inference_mode():
-            for name, live in _by_name(self._live).items():
-                # Some modules load in float32 whatever the files hold. Back in the files' types (exact) the kernel
-                # rounds as it does when it writes a file.
-                initial, aligned = self._initial[name], self._aligned[name]
-                if live.is_floating_point():
-                    initial, aligned = initial.to(self._initial_dtype), aligned.to(self._aligned_dtype)
-                    in_place = live.device.type == "cpu" and live.dtype == self._dtype
-                    out = live if in_place else torch.empty_like(aligned, dtype=self._dtype)
-                    try:
-                        moved = extrapolate(initial, aligned, alpha, out=out)
-                    except ExpoError as error:
-                        raise EngineError(f"{name}: {error}") from None
-                    if not in_place:
-                        live.copy_(moved)
+        try:
+            move(self._spans, alpha)
+            self._move_others(alpha)
+        except ExpoError as error:
+            raise EngineError(str(error)) from None
         self._alpha = alpha
         return self._live
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        """Of all that can be overwritten where it is; built once, for as long as the live model stays in its place."""
+        return [
+            Span(name, *span)
+            for name, live in _by_name(self._live).items()
+            if self._in_place(name, live)
+            for span in spans(self._initial[name], self._aligned[name], live)
+        ]
+
+    @cached_property
+    def _others(self) -> dict[str, Tensor]:
+        return {name: live for name, live in _by_name(self._live).items() if not self._in_place(name, live)}
+
+    def _in_place(self, name: str, live: Tensor) -> bool:
+        types = (self._initial_dtype, self._aligned_dtype, self._dtype)
+        sides = (self._initial[name], self._aligned[name], live)
+        return all(
+            side.device.type == "cpu" and side.dtype == dtype and side.is_contiguous() and side.numel()
+            for side, dtype in zip(sides, types, strict=True)
+        )
+
+    @torch.no_grad()
+    def _move_others(self, alpha: float) -> None:
+        for name, live in self._others.items():
+            if live.is_floating_point():
+                # Some modules load in float32 whatever the files hold. Back in the files' types (exact) the kernel
+                # rounds as it does when it writes a file.
+                initial, aligned = (
+                    self._initial[name].to(self._initial_dtype),
+                    self._aligned[name].to(self._aligned_dtype),
+                )
+                try:
+                    live.copy_(extrapolate(initial, aligned, alpha, out=torch.empty_like(aligned, dtype=self._dtype)))
+                except ExpoError as error:
+                    raise ExpoError(f"{name}: {error}") from None
 
 
 class Scaled:
