@@ -17,13 +17,14 @@ from llm_expo.search.study import Enrolled, Spending
 from llm_expo.search.work import Work
 from llm_expo.stats import paired_difference
 
-CALIBRATION = 32
+CALIBRATION = 16
 """Search prompts that theta0 and theta1 answer first, or all if there are fewer, so that the guard knows how they talk.
 
 Beside the budget, but for theta1's replies that the strategy asks for anyway."""
 
 RECALL = 16
-"""Of theta1's replies so many are read by an alpha before it replies itself: it may show that it has collapsed."""
+"""Of theta1's replies so many are read by an alpha that lies farther out than any before it, before it replies itself:
+it may show that it has collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _lies_beyond(alpha: float, collapsed: float) -> bool:
 
 def _visit(work: Work, alpha: float, new: Sequence[Enrolled], way: _Way) -> Sequence[Enrolled]:
     """Have theta(alpha) answer new prompts, until the guard objects; those that it answered."""
-    if alpha not in way.observed and alpha not in (THETA0, THETA1):
+    if alpha not in (THETA0, THETA1) and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
         known = [each for each in new if each.prompt.id in way.calibration.theta1.recall]
         _look(way, alpha, recall=work.read(THETA1, alpha, known[:RECALL], "search"))
     answered = 0
