@@ -2,9 +2,9 @@
 
     python bench/search.py THETA0 THETA1 [--rounds 3] [--intervals 5,1] [--out FILE.json]
 
-THETA0 and THETA1 are the demo's (`llm-expo demo` makes them). Whole processes, from start to end. The search confirms its
-choice and reads all replies for the guard, which the naive way does not; the naive way asks all prompts at each alpha,
-since it sets none aside.
+THETA0 and THETA1 are the demo's (`llm-expo demo` makes them). Whole processes, from start to end. The search confirms
+its choice and reads all replies for the guard, which the naive way does not; the naive way asks all prompts at each
+alpha, since it sets none aside.
 """
 
 import argparse

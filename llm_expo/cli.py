@@ -480,7 +480,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--choose",
         choices=("best", "one-se", "fluent"),
-        default="best",
+        default="fluent",
         help="which of the alphas tried: the best, the smallest within a standard error of it, or the best of those "
         "whose replies stay as fluent and diverse as theta1's; default: %(default)s",
     )

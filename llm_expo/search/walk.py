@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llm_expo.scoring import Comparer, Scorer
+from llm_expo.search.choice import Rule
 from llm_expo.search.events import Begun, Tried
-from llm_expo.search.guard import Calibration, Objection, Observed, calibrate, judge
+from llm_expo.search.guard import Calibration, Objection, Observed, astray, calibrate, judge
 from llm_expo.search.outcome import THETA0, THETA1
 from llm_expo.search.rounds import Round, Seen, Spent, Strategy
 from llm_expo.search.study import Enrolled, Spending
@@ -48,8 +49,11 @@ class _Way:
     objections: dict[float, Objection] = field(default_factory=dict)
 
 
-def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer) -> Walked:
-    """Walk until the strategy has seen enough."""
+def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) -> Walked:
+    """Walk until the strategy has seen enough.
+
+    rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
+    """
     prompts = work.study.enrolled("search")
     way = _Way(calibrated(work, prompts[:CALIBRATION]))
     rounds: list[Round] = []
@@ -58,7 +62,7 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer) -> Walked:
         rounds.append(wanted)
         work.watch(Begun(len(rounds), wanted))
         _run(work, scorer, prompts, wanted, way)
-        before, seen = seen, _seen(work, scorer, prompts, way)
+        before, seen = seen, _seen(work, scorer, prompts, way, rule)
         if seen == before:  # it asks for what the guard does not allow, and would do so for ever
             break
     return Walked(seen, tuple(rounds), way.calibration, way.observed, way.objections)
@@ -134,7 +138,7 @@ def _both(one: Observed, other: Observed) -> Observed:
     )
 
 
-def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way) -> Seen:
+def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way, rule: Rule) -> Seen:
     """What the walk has come by so far, and no more of what the study may hold."""
     rewards, completions, tokens, spending = {}, {}, {}, Spending()
     for alpha, count in way.count.items():
@@ -145,10 +149,14 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
         completions[alpha], tokens[alpha] = here.completions, here.tokens
         spending += here
     moves = work.study.moves()
+    excluded = {}
+    if rule == "fluent":
+        others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))
+        excluded = {alpha: "not fluent" for alpha in others if astray(way.observed[alpha], way.calibration)}
     return Seen(
         tuple(each.prompt.id for each in prompts),
         {alpha: mine for alpha, mine in rewards.items() if mine},
-        {alpha: str(objection) for alpha, objection in way.objections.items()},
+        excluded | {alpha: str(objection) for alpha, objection in way.objections.items()},
         Spent(
             completions,
             tokens,
