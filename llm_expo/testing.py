@@ -24,13 +24,17 @@ WORDS = tuple("the a one red blue good bad old new cat dog sun sea tree runs sin
 class FakeEngine:
     """Replies with numbers: `curve(alpha)` plus noise that is keyed like a real engine's.
 
-    Every reply is the same at every call. `log_probabilities` are -1 - |alpha of the reply|.
+    Every reply is the same at every call. `log_probabilities` fall from -1 by `drift` for each alpha that lies between
+    the reply's model and the one that reads it.
     """
 
-    def __init__(self, curve: Callable[[float], float], *, noise: float = 1.0, seed: int = 42) -> None:
+    def __init__(
+        self, curve: Callable[[float], float], *, noise: float = 1.0, seed: int = 42, drift: float = 0.02
+    ) -> None:
         self._curve = curve
         self._noise = noise
         self._seed = seed
+        self._drift = drift
         self.generated: list[tuple[float, str]] = []  # (alpha, prompt id), as they were made
 
     @property
@@ -43,6 +47,16 @@ class FakeEngine:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         return [tuple(len(word) for message in p.messages for word in message["content"].split()) for p in prompts]
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        return {}
+
+    def move(self, alpha: float) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         for batch in batches:
@@ -59,7 +73,7 @@ class FakeEngine:
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
         for batch in batches:
-            yield [-1.0 - abs(reply[0] / 1000 - 1 - alpha) for _, reply in batch]
+            yield [-1.0 - self._drift * abs(reply[0] / 1000 - 1 - alpha) for _, reply in batch]
 
 
 class FakeScorer:

@@ -1,7 +1,5 @@
 """The decision on prompts that the search never saw. Pure: numbers in, a decision out; it knows neither replies nor a
 study.
-
-`decide` looks at a choice from all sides. `judge` and `prompts_needed`, which know the reward alone, went before it.
 """
 
 import math
@@ -255,32 +253,3 @@ def _next(
         case Verdict.SHIP:
             alone = "" if second else " A second scorer would show whether the first one was gamed; read some replies."
             return f"Use the model.{alone}"
-
-
-# -- Before `decide` --------------------------------------------------------------------------------------------------
-
-
-def judge(gain: Interval | None, baseline: Sequence[float]) -> Verdict:
-    """`gain` is the choice minus theta1, None where the choice is theta1 itself; `baseline` holds theta1's rewards."""
-    if gain is None:
-        return Verdict.NO_GAIN
-    if gain.n < FEWEST_PROMPTS:
-        return Verdict.UNDERPOWERED
-    if gain.low > 0:
-        return Verdict.SHIP
-    if gain.high <= MIN_GAIN * statistics.stdev(baseline):
-        return Verdict.NO_GAIN
-    return Verdict.UNDERPOWERED
-
-
-def prompts_needed(gain: Interval, power: float = 0.8) -> int | None:
-    """Confirm prompts, those in `gain` included, at which a true gain as measured would ship with this probability.
-
-    By the normal approximation, at the confidence of the next look; None where the measured gain is not above 0.
-    """
-    if gain.mean <= 0:
-        return None
-    normal = statistics.NormalDist()
-    error = (1 - gain.confidence) / 2  # of both sides, at the next look
-    reach = normal.inv_cdf(1 - error / 2) + normal.inv_cdf(power)
-    return max(math.ceil(gain.n * (reach * gain.se / gain.mean) ** 2), FEWEST_PROMPTS)
