@@ -70,8 +70,8 @@ def test_bench_strategies_replays_tables_and_worlds(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     groups = json.loads(out.read_text())["groups"]
     assert groups.keys() >= {"usual", "pair"}
-    race, paper = groups["pair"]["measures"]["race"], groups["pair"]["measures"]["paper, best fitting"]
-    assert groups["pair"]["verdicts"]["race"]["SHIP"] == race["ships"] == 1
+    race, paper = groups["pair"]["measures"]["race, best"], groups["pair"]["measures"]["paper, best fitting"]
+    assert groups["pair"]["verdicts"]["race, best"]["SHIP"] == race["ships"] == 1
     assert groups["pair"]["verdicts"]["paper, best fitting"]["COLLAPSE"] == 1
     assert race["completions/paper"] < 1 == paper["completions/paper"]
 
