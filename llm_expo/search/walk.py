@@ -21,11 +21,8 @@ from llm_expo.stats import paired_difference
 CALIBRATION = 16
 """Search prompts that theta0 and theta1 answer first, or all if there are fewer, so that the guard knows how they talk.
 
-Beside the budget, but for theta1's replies that the strategy asks for anyway."""
-
-RECALL = 16
-"""Of theta1's replies so many are read by an alpha that lies farther out than any before it, before it replies itself:
-it may show that it has collapsed."""
+Beside the budget, but for theta1's replies that the strategy asks for anyway. An alpha that lies farther out than any
+before it reads theta1's, before it replies itself: it may show that it has collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +104,8 @@ def _lies_beyond(alpha: float, collapsed: float) -> bool:
 def _visit(work: Work, alpha: float, new: Sequence[Enrolled], way: _Way) -> Sequence[Enrolled]:
     """Have theta(alpha) answer new prompts, until the guard objects; those that it answered."""
     if alpha not in (THETA0, THETA1) and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
-        known = [each for each in new if each.prompt.id in way.calibration.theta1.recall]
-        _look(way, alpha, recall=work.read(THETA1, alpha, known[:RECALL], "search"))
+        known = work.study.enrolled("search")[:CALIBRATION]
+        _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
     answered = 0
     if alpha not in way.objections:
         for replies in work.answer(alpha, new, "search"):

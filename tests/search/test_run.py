@@ -97,9 +97,9 @@ def test_an_alpha_that_only_looked_good_is_not_shipped(direction, tmp_path):
 
 
 def test_writing_can_be_forced_and_forbidden(direction, tmp_path):
-    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((0.1,))}
+    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((1.0,))}
     outcome = find(direction, tmp_path / "a", **slight, prompts=PROMPTS[:36], write_model="always")
-    assert (outcome.choice, outcome.verdict) == (0.1, Verdict.UNDERPOWERED)
+    assert (outcome.choice, outcome.verdict) == (1.0, Verdict.UNDERPOWERED)
     assert outcome.model is not None
     assert find(direction, tmp_path / "n", write_model="never").model is None
     assert not (tmp_path / "n" / "model").exists()
