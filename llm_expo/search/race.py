@@ -32,6 +32,9 @@ PROBE = 16
 """Prompts that an alpha is tried on first; an eighth of them if that is less, but FEWEST if there are so many."""
 FEWEST = 4
 """With more, the ladder would take the whole budget where prompts are few."""
+GUARDED = 8
+"""The guard says nothing on fewer replies: where the ladder then leaves a good part of the default budget, rather so
+many than fewer."""
 RUNG = 4.0
 """The ladder climbs at least so many times higher with each rung."""
 STRIDE = 2
@@ -67,8 +70,9 @@ class Race:
 
     def __call__(self, seen: Seen) -> Round | None:
         n = len(seen.prompts)
-        probe = min(max(min(PROBE, math.ceil(n / 8)), FEWEST), n)
         ladder = _ladder(self.alphas)
+        guarded = GUARDED * (1 + len(ladder)) <= 0.6 * BUDGET_PER_PROMPT * n
+        probe = min(max(min(PROBE, math.ceil(n / 8)), GUARDED if guarded else FEWEST), n)
         least = probe * (1 + len(ladder))
         budget = self.budget or Budget(max(BUDGET_PER_PROMPT * n, least))
         if budget.unit == "completions" and budget.amount < least:
