@@ -4,6 +4,7 @@ A walk begins with nothing seen, whatever the study holds, and what the study ho
 search goes the way of an uninterrupted one.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,10 @@ from llm_expo.scoring import Comparer, Scorer
 from llm_expo.search.choice import Rule
 from llm_expo.search.events import Begun, Tried
 from llm_expo.search.guard import Calibration, Objection, Observed, astray, calibrate, judge
-from llm_expo.search.outcome import THETA0, THETA1
+from llm_expo.search.outcome import THETA0, THETA1, gain_over_theta1
 from llm_expo.search.rounds import Round, Seen, Spent, Strategy
 from llm_expo.search.study import Enrolled, Spending
 from llm_expo.search.work import Work
-from llm_expo.stats import paired_difference
 
 CALIBRATION = 16
 """Search prompts that theta0 and theta1 answer first, or all if there are fewer, so that the guard knows how they talk.
@@ -164,16 +164,16 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
 
 
 def _tried(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], alpha: float, way: _Way) -> Tried:
-    rewards = {each: work.study.rewards(scorer.name, each) for each in (alpha, THETA1)}
-    ids = {each: [enrolled.prompt.id for enrolled in prompts[: way.count.get(each, 0)]] for each in (alpha, THETA1)}
-    common = [prompt for prompt in ids[alpha] if prompt in set(ids[THETA1])]
-    here, theta1 = ([rewards[each][prompt] for prompt in common] for each in (alpha, THETA1))
+    rewards, theta1 = (
+        {each.prompt.id: held[each.prompt.id] for each in prompts[: way.count.get(side, 0)]}
+        for side, held in ((side, work.study.rewards(scorer.name, side)) for side in (alpha, THETA1))
+    )
     objection = way.objections.get(alpha)
     return Tried(
         "search",
         alpha,
-        len(ids[alpha]),
-        statistics.fmean(rewards[alpha][prompt] for prompt in ids[alpha]) if ids[alpha] else float("nan"),
-        paired_difference(here, theta1) if alpha != THETA1 and len(common) > 1 else None,
+        len(rewards),
+        statistics.fmean(rewards.values()) if rewards else math.nan,
+        None if alpha == THETA1 else gain_over_theta1(rewards, theta1),
         None if objection is None else str(objection),
     )
