@@ -12,7 +12,7 @@ demo: .venv/demo.stamp
 	.venv/bin/llm-expo demo --out demo-run
 
 test: .venv/dev.stamp
-	.venv/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n auto
 
 test-slow: .venv/dev.stamp
 	.venv/bin/python -m pytest -m slow

@@ -11,16 +11,19 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llm_expo
 from llm_expo.errors import ExpoError, MissingExtraError
+
+if TYPE_CHECKING:
+    from llm_expo.search import Strategy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. Returns the exit status: 0, 1 for an error that is told in one line, 130 when interrupted.
 
-    argparse itself exits with 2 on wrong usage.
+    `search --require-ship` returns 3 on any verdict but SHIP; argparse itself exits with 2 on wrong usage.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -28,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(argv)
     logging.basicConfig(format="llm-expo: %(message)s", stream=sys.stderr)
     logging.getLogger("llm_expo").setLevel(logging.INFO)
-    run: Callable[[argparse.Namespace], None] = arguments.run
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        run(arguments)
+        return run(arguments) or 0
     except ExpoError as error:
         return _failed(str(error))
     except OSError as error:
@@ -38,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("llm-expo: interrupted; nothing is half-written; run it again, and it goes on", file=sys.stderr)
         return 130
-    return 0
 
 
 def _failed(message: str) -> int:
@@ -134,48 +136,55 @@ def _compare(arguments: argparse.Namespace) -> None:
         terminal.show_lineage(lineage, judgement)
 
 
-def _search(arguments: argparse.Namespace) -> None:
+def _search(arguments: argparse.Namespace) -> int:
     for package in ("transformers", "jinja2", "scipy", "psutil"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "search")
     from llm_expo import terminal
     from llm_expo.generation import Sampling, TransformersEngine, read_prompts
     from llm_expo.report import as_json, write_report
-    from llm_expo.scoring import scorer_from
-    from llm_expo.search import Grid, Paper, Strategy, search
+    from llm_expo.scoring import scorers_from
+    from llm_expo.search import Verdict, search
     from llm_expo.search.run import BATCH_SIZE
     from llm_expo.weights import Direction
 
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
     sampling = Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
-    strategy: Strategy
-    if arguments.strategy == "paper":
-        strategy = Paper(arguments.intervals) if arguments.intervals else Paper()
-    else:
-        strategy = Grid(arguments.alphas) if arguments.alphas else Grid()
+    strategy = _strategy(arguments)
     device = _device(arguments.device)
     direction = Direction.open(arguments.theta0, arguments.theta1)
     engine = TransformersEngine(
         direction,
         sampling,
         device=device,
+        dtype=arguments.dtype,
         low_memory=arguments.low_memory,
         scratch=arguments.out / "scratch",
         trust_remote_code=arguments.trust_remote_code,
     )
-    scorer = scorer_from(arguments.scorer, device=device, trust_remote_code=arguments.trust_remote_code)
-    with terminal.search_watched() as watch:
+    scorers = scorers_from(
+        arguments.scorer,
+        answers=arguments.out / "answers.sqlite",
+        prices=arguments.judge_prices,
+        device=device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    with terminal.search_logged() if arguments.log_json else terminal.search_watched() as watch:
         outcome = search(
             direction,
             prompts,
             engine,
-            scorer,
+            scorers,
             arguments.out,
             strategy=strategy,
+            choice=arguments.choose,
+            min_gain=arguments.min_gain,
             confirm_share=arguments.confirm_share,
             batch_size=arguments.batch_size or BATCH_SIZE,
             extend=arguments.extend,
             write_model=arguments.write,
+            dtype=arguments.dtype,
+            turns=arguments.take_turns,
             watch=watch,
         )
     page = write_report(outcome)
@@ -183,6 +192,19 @@ def _search(arguments: argparse.Namespace) -> None:
         _print_json(as_json(outcome))
     else:
         terminal.show_outcome(outcome, str(page))
+    return 3 if arguments.require_ship and outcome.verdict is not Verdict.SHIP else 0
+
+
+def _strategy(arguments: argparse.Namespace) -> "Strategy":
+    from llm_expo.search import Budget, Grid, Paper, Race
+
+    match arguments.strategy:
+        case "paper":
+            return Paper(arguments.intervals) if arguments.intervals else Paper()
+        case "grid":
+            return Grid(arguments.alphas) if arguments.alphas else Grid()
+    budget = Budget.parse(arguments.budget) if arguments.budget else None
+    return Race(budget, arguments.alphas) if arguments.alphas else Race(budget)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -266,9 +288,11 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("compare: --plot draws SVG; give a name that ends in .svg")
     if arguments.run is _search:
         if arguments.alphas and arguments.strategy == "paper":
-            parser.error("search: --alphas goes with --strategy grid")
-        if arguments.intervals and arguments.strategy == "grid":
+            parser.error("search: --alphas goes with --strategy race or grid")
+        if arguments.intervals and arguments.strategy != "paper":
             parser.error("search: --intervals goes with --strategy paper")
+        if arguments.budget and arguments.strategy != "race":
+            parser.error("search: --budget goes with --strategy race")
     return arguments
 
 
@@ -422,8 +446,16 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         required=True,
-        help="reward-model:PATH_OR_ID (sequence classification, raw logit) or function:package.module:name "
-        "(conversations to floats)",
+        action="append",
+        help="reward-model:PATH_OR_ID (sequence classification, raw logit), function:package.module:name "
+        "(conversations to floats), judge:MODEL@URL or file:SCORES.jsonl (docs/scoring.md); give it twice: the "
+        "first one chooses, and cannot see it if it is being gamed, the second one checks",
+    )
+    parser.add_argument(
+        "--judge-prices",
+        type=_prices,
+        metavar="IN,OUT",
+        help="of a million tokens that a judge reads, and writes: its bill is then in the report",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="STUDY", help="study folder; an unfinished one goes on"
@@ -438,12 +470,33 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confirm-share", type=float, default=1 / 3, help="prompts set aside; default: a third")
     parser.add_argument("--extend", action="store_true", help="add those prompts that the study does not hold yet")
 
-    parser.add_argument("--strategy", choices=("grid", "paper"), default="grid", help="default: %(default)s")
+    parser.add_argument("--strategy", choices=("race", "grid", "paper"), default="race", help="default: %(default)s")
+    parser.add_argument(
+        "--budget",
+        metavar="AMOUNT",
+        help="of --strategy race, for the search prompts: '500' completions, '2e5 tokens' or '45 minutes'; default: "
+        "two completions for each search prompt",
+    )
+    parser.add_argument(
+        "--choose",
+        choices=("best", "one-se", "fluent"),
+        default="fluent",
+        help="which of the alphas tried: the best, the smallest within a standard error of it, or the best of those "
+        "whose replies stay as fluent and diverse as theta1's; default: %(default)s",
+    )
+    parser.add_argument(
+        "--min-gain",
+        type=float,
+        metavar="REWARD",
+        help="the least gain that matters; default: a tenth of the standard deviation of theta1's rewards, or 0.05 "
+        "where a judge chooses",
+    )
     parser.add_argument(
         "--alphas",
         type=_numbers,
         metavar="A,B,...",
-        help="of --strategy grid; default: 0.1,0.2,0.3,0.4,0.5; write --alphas=-0.5,0.5 if the first is negative",
+        help="which a race chooses from (default: from -0.5 to 30) or a grid tries (default: 0.1,0.2,0.3,0.4,0.5); "
+        "write --alphas=-0.5,0.5 if the first is negative",
     )
     parser.add_argument(
         "--intervals",
@@ -463,10 +516,21 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--max-tokens", type=int, default=2048, help="of a reply; default: %(default)s")
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=_positive, help="prompts at once; default: 16")
+    machine.add_argument("--batch-size", type=_positive, help="prompts at once; default: 32")
     machine.add_argument("--device", help="such as cpu or cuda; default: a GPU if there is one")
     machine.add_argument(
+        "--dtype",
+        choices=("keep", "float32", "bfloat16", "float16"),
+        default="keep",
+        help="what theta(alpha) is rounded to and computed in, and written as; default: theta1's",
+    )
+    machine.add_argument(
         "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
+    )
+    machine.add_argument(
+        "--take-turns",
+        action="store_true",
+        help="engine and reward model have the device one after the other: for a GPU that would not hold both",
     )
     machine.add_argument(
         "--trust-remote-code", action="store_true", help="let Python code in the checkpoints and the reward model run"
@@ -478,7 +542,18 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         default="ship",
         help="write the model if it is shown to be better (ship, the default), always, or never",
     )
+    parser.add_argument(
+        "--require-ship", action="store_true", help="exit with status 3 on any verdict but SHIP; otherwise with 0"
+    )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument("--log-json", action="store_true", help="tell what happens as JSON lines on standard error")
+
+
+def _prices(text: str) -> tuple[float, float]:
+    prices = _numbers(text)
+    if len(prices) != 2 or min(prices) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two prices, as in 0.25,2")
+    return prices[0], prices[1]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

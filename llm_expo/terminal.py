@@ -3,6 +3,7 @@
 Models' and users' text is shown as it is but for control characters, so that a reply cannot steer the terminal.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,9 +22,8 @@ from llm_expo.weights import Comparison, Extrapolation, Judgement, Lineage, Writ
 from llm_expo.weights.distance import Distance
 
 if TYPE_CHECKING:  # loaded by those who search: `apply` starts in less time without
-    from llm_expo.search import Outcome
+    from llm_expo.search import Event, Outcome
     from llm_expo.search.outcome import Row
-    from llm_expo.search.run import Done, Tried
 
 
 def note(text: str) -> None:
@@ -48,33 +48,45 @@ def bytes_written(total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def search_watched() -> "Iterator[Callable[[Done | Tried], None]]":
-    """A bar for the replies of the alpha in hand, and a line for each alpha that is through."""
+def search_watched() -> "Iterator[Callable[[Event], None]]":
+    """A line for each round before it runs and for each alpha that is through, and a bar for what is in hand."""
     from llm_expo.report import words
-    from llm_expo.search.run import Done
+    from llm_expo.search.events import Begun, Done
 
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} replies"),
+        TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
     ) as progress:
-        task = progress.add_task("", total=None)
+        task = progress.add_task("", total=None, speed="")
 
-        def watch(event: "Done | Tried") -> None:
-            if isinstance(event, Done):
-                description = f"{event.part}, alpha {words.name(event.alpha)}: {event.activity}"
+        def watch(event: "Event") -> None:
+            if isinstance(event, Begun):
+                note(f"round {event.number}: {event.round.why}")
+            elif isinstance(event, Done):
+                of = "" if event.alpha is None else f", alpha {words.name(event.alpha)}"
+                description = f"{event.part}{of}: {event.activity}"
                 if progress.tasks[0].description != description:
                     progress.reset(task, description=description, total=event.total)
-                progress.update(task, completed=event.done, total=event.total)
+                speed = f"{event.tokens / event.seconds:,.0f} tokens/s" if event.tokens and event.seconds else ""
+                progress.update(task, completed=event.done, total=event.total, speed=speed)
             else:
-                gain = f", vs theta1 {words.with_error(event.gain)}" if event.gain else ""
-                note(f"{event.part}, alpha {words.name(event.alpha)}: reward {event.reward:.3f}{gain}")
+                note(f"{event.part}, {words.tried(event)}")
 
         yield watch
+
+
+@contextmanager
+def search_logged() -> "Iterator[Callable[[Event], None]]":
+    """The same as JSON on standard error, an object a line."""
+    from llm_expo.report.record import event_as_json
+
+    yield lambda event: note(json.dumps(event_as_json(event), ensure_ascii=False))
 
 
 @contextmanager
@@ -231,7 +243,10 @@ def show_outcome(outcome: "Outcome", page: str) -> None:
     from llm_expo.report import words
 
     console = _console()
-    console.print(_table(f"Search: {outcome.search[0].prompts} prompts", outcome.search))
+    most = max(row.prompts for row in outcome.search)
+    console.print(_table(f"Search: up to {most} prompts, {len(outcome.rounds)} rounds", outcome.search))
+    for said in words.collapses(outcome.search):
+        console.print(Text(_printable(said)), soft_wrap=True)
     console.print(_table(f"Confirmation: {outcome.confirm[0].prompts} other prompts, fresh noise", outcome.confirm))
     console.print(Text(words.HOW_TO_READ, style="dim"))
     for example in outcome.examples[:2]:

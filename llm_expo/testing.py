@@ -6,12 +6,13 @@ over alpha that the test chooses.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from llm_expo.generation import Json, Prompt, Reply, Request
 from llm_expo.scoring import Conversation
+from llm_expo.search.rounds import Seen, Spent, Strategy
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
@@ -23,13 +24,17 @@ WORDS = tuple("the a one red blue good bad old new cat dog sun sea tree runs sin
 class FakeEngine:
     """Replies with numbers: `curve(alpha)` plus noise that is keyed like a real engine's.
 
-    Every reply is the same at every call. `log_probabilities` are -1 - |alpha of the reply|.
+    Every reply is the same at every call. `log_probabilities` fall from -1 by `drift` for each alpha that lies between
+    the reply's model and the one that reads it.
     """
 
-    def __init__(self, curve: Callable[[float], float], *, noise: float = 1.0, seed: int = 42) -> None:
+    def __init__(
+        self, curve: Callable[[float], float], *, noise: float = 1.0, seed: int = 42, drift: float = 0.02
+    ) -> None:
         self._curve = curve
         self._noise = noise
         self._seed = seed
+        self._drift = drift
         self.generated: list[tuple[float, str]] = []  # (alpha, prompt id), as they were made
 
     @property
@@ -42,6 +47,16 @@ class FakeEngine:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         return [tuple(len(word) for message in p.messages for word in message["content"].split()) for p in prompts]
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        return {}
+
+    def move(self, alpha: float) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         for batch in batches:
@@ -58,7 +73,7 @@ class FakeEngine:
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
         for batch in batches:
-            yield [-1.0 - abs(reply[0] / 1000 - 1 - alpha) for _, reply in batch]
+            yield [-1.0 - self._drift * abs(reply[0] / 1000 - 1 - alpha) for _, reply in batch]
 
 
 class FakeScorer:
@@ -68,6 +83,35 @@ class FakeScorer:
 
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
         return [float(conversation[-1]["content"]) for conversation in conversations]
+
+
+def play(
+    strategy: Strategy,
+    prompts: Sequence[str],
+    reward: Callable[[float, str], float],
+    *,
+    collapse: Callable[[float, int], str | None] = lambda _alpha, _count: None,
+    spent: Callable[[Mapping[float, int], int], Spent] = lambda completions, _: Spent(completions),
+) -> Seen:
+    """What `strategy` has seen when it stops, where theta(alpha) earns `reward(alpha, prompt)`.
+
+    `collapse(alpha, count)` is the guard's symptom in so many replies, or None; `spent` says what alpha -> completions
+    cost in so many rounds.
+    """
+    seen, rounds = Seen(tuple(prompts)), 0
+    while (wanted := strategy(seen)) is not None:
+        rounds += 1
+        rewards, collapsed = dict(seen.rewards), dict(seen.collapsed)
+        completions = dict(seen.spent.completions)
+        for alpha, count in wanted.wanted.items():
+            completions[alpha] = max(completions.get(alpha, 0), count)
+            if (symptom := collapse(alpha, count)) is not None:
+                collapsed[alpha] = symptom
+            had = rewards.get(alpha, {})
+            rewards[alpha] = {**had, **{each: reward(alpha, each) for each in prompts[len(had) : count]}}
+        assert completions != seen.spent.completions, f"{wanted} asks for what is there"
+        seen = Seen(seen.prompts, rewards, collapsed, spent(completions, rounds))
+    return seen
 
 
 def peak(at: float, height: float = 1.0) -> Callable[[float], float]:

@@ -18,7 +18,7 @@ MAY_KNOW = {
     "weights": {"errors", "stats", "checkpoints"},
     "generation": {"errors", "stats", "records", "checkpoints", "weights"},
     "training": {"errors", "records", "checkpoints", "weights"},
-    "scoring": {"errors", "stats"},
+    "scoring": {"errors", "stats", "records"},
     "search": {"errors", "stats", "checkpoints", "weights", "generation", "scoring"},
     "report": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search"},
     "demo": {"errors"},
@@ -26,7 +26,7 @@ MAY_KNOW = {
 }
 HEAVY = set(
     "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib "
-    "huggingface_hub httpx2 yaml".split()
+    "huggingface_hub httpx2 openai yaml".split()
 )
 
 

@@ -30,6 +30,7 @@ from llm_expo.stats import paired_difference
 from llm_expo.weights import Direction
 
 SEED, OTHER_SEED = 42, 43
+DTYPE = "bfloat16"  # what a model of this size is used in; theta0 is exact in it. Twice as fast here as float32
 MAX_TOKENS = 128  # theta0 hardly needs 80; trained and extrapolated models talk longer
 BATCH = 64
 SAMPLES = 2
@@ -65,7 +66,7 @@ def main() -> None:
     out = folder / "tables" / f"{name}.jsonl"
     out.parent.mkdir(exist_ok=True)
     direction = Direction.open(folder / "theta0", theta1_of(folder, pair))
-    engine = TransformersEngine(direction, Sampling(seed=options.seed, max_tokens=MAX_TOKENS))
+    engine = TransformersEngine(direction, Sampling(seed=options.seed, max_tokens=MAX_TOKENS), dtype=DTYPE)
     prompts = held_out_prompts()
     asked = list(zip(prompts, engine.encode(prompts), strict=True))
     alphas = [-1.0] if pair == THETA0 else options.alphas

@@ -10,16 +10,15 @@ from llm_expo.demo.pair import make_pair
 OBJECTIVE = (
     "theta0: SmolLM2-135M-Instruct. theta1: the same after 20 % of a DPO run towards positive words.\n"
     "The reward is a toy (VADER valence of a reply's distinct words). It shows that alpha carries on what training "
-    "began, not that the model becomes more useful. The grid ends at 2 on purpose: at 4 this reward is higher still, "
-    "but the replies have come loose from their prompts (docs/log.md)."
+    "began, not that the model becomes more useful. It is easily gamed: at alpha 5 it is highest, and the replies have "
+    "come loose from their prompts. So the choice is among the alphas whose replies stay fluent (--choose fluent)."
 )
 
 SEARCH_OPTIONS = (
     *("--scorer", "function:llm_expo.demo.positivity:score"),
-    *("--alphas", "0.5,1,2"),
     *("--limit", "80"),
     *("--max-tokens", "64"),
-    *("--batch-size", "64"),
+    *("--batch-size", "32"),
 )
 
 __all__ = ["OBJECTIVE", "SEARCH_OPTIONS", "make_pair"]

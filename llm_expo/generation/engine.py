@@ -51,6 +51,16 @@ class Engine(Protocol):
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         """Token ids of each prompt in theta1's chat template. Raises PromptError for one too long for the context."""
 
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        """Id and text of each special token, those that end a reply included."""
+
+    def move(self, alpha: float) -> None:
+        """Load the model if need be and set its weights to theta(alpha), as the next call for that alpha would do."""
+
+    def rest(self) -> None:
+        """Give the device's memory back until the next call, so that a scorer may have it."""
+
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """The replies of theta(alpha), batch by batch, in the order asked."""
 

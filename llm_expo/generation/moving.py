@@ -1,8 +1,9 @@
-"""A loaded model at any alpha, by one of two ways that give the same bits.
+"""A loaded model at any alpha, with the bits of what `apply` writes.
 
-`InMemory` holds theta0 and theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes
-theta(alpha) with the streaming writer and loads that. Parameters are matched by their names in the loaded models, not
-in the files: transformers renames and fuses tensors while it loads, alike on both sides.
+`Scaled` is for a theta1 that is an adapter on theta0: no weights move. Of the other two, `InMemory` holds theta0 and
+theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes theta(alpha) with the streaming
+writer and loads that. Parameters are matched by their names in the loaded models, not in the files: transformers
+renames and fuses tensors while it loads, alike on both sides.
 """
 
 import gc
@@ -10,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +22,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm_expo.checkpoints import Checkpoint
+from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError
-from llm_expo.weights import Direction, plan, write
-from llm_expo.weights.memory import DTYPES, extrapolate
+from llm_expo.weights import Direction, OutputDtype, plan, write
+from llm_expo.weights.memory import DTYPES, Span, extrapolate, move, spans
 
 
 class LiveModel(Protocol):
@@ -32,18 +35,27 @@ class LiveModel(Protocol):
     def at(self, alpha: float) -> PreTrainedModel:
         """The model at theta(alpha), in evaluation mode. The one handed out before is no longer at its alpha."""
 
+    def rest(self) -> None:
+        """Leave the device until the next call; on a CPU there is nowhere to go."""
+
 
 class InMemory:
     """theta0 and theta1 in host memory, one live model on the device; a move is one pass of the kernel."""
 
     def __init__(
-        self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path | None = None
+        self,
+        direction: Direction,
+        device: torch.device,
+        trust_remote_code: bool,
+        scratch: Path | None = None,
+        dtype: OutputDtype = "keep",
     ) -> None:
         """`fits_in_memory` has to hold, at the least as far as it is about types."""
         self._initial_dtype, self._aligned_dtype = _file_dtype(direction.initial), _file_dtype(direction.aligned)
+        self._dtype = self._aligned_dtype if dtype == "keep" else getattr(torch, dtype)
         cpu = torch.device("cpu")
         with _at(0.0, direction, scratch) as aligned:
-            self._live = load(aligned, device, trust_remote_code)
+            self._live = load(aligned, device, trust_remote_code, "auto" if dtype == "keep" else self._dtype)
             self._aligned = _by_name(load(aligned, cpu, trust_remote_code, self._aligned_dtype))
         self._initial = _by_name(load(direction.initial.path, cpu, trust_remote_code, self._initial_dtype))
         live = _by_name(self._live)
@@ -54,61 +66,136 @@ class InMemory:
                     f"{name}: as transformers loads it, is {_shown(shapes[0])} in theta0 and {_shown(shapes[1])} in "
                     f"theta1; one of them may have tied embeddings; --low-memory does without matching them"
                 )
-        self._alpha: float | None = 0.0
+        # In another type, modules that load in float32 hold more than a file of that type would.
+        self._alpha: float | None = 0.0 if self._dtype == self._aligned_dtype else None
+        self._device = device
+
+    def rest(self) -> None:
+        _to(self._live, torch.device("cpu"))
 
     def at(self, alpha: float) -> PreTrainedModel:
+        _to(self._live, self._device)
         if alpha == self._alpha:
             return self._live
         self._alpha = None  # should the move be interrupted, no alpha is where the weights are
-        with torch.inference_mode():
-            for name, live in _by_name(self._live).items():
-                # Some modules load in float32 whatever the files hold. Back in the files' types (exact) the kernel
-                # rounds as it does when it writes a file.
-                initial, aligned = self._initial[name], self._aligned[name]
-                if live.is_floating_point():
-                    initial, aligned = initial.to(self._initial_dtype), aligned.to(self._aligned_dtype)
-                    in_place = live.device.type == "cpu" and live.dtype == aligned.dtype
-                    try:
-                        moved = extrapolate(initial, aligned, alpha, out=live if in_place else None)
-                    except ExpoError as error:
-                        raise EngineError(f"{name}: {error}") from None
-                    if not in_place:
-                        live.copy_(moved)
+        try:
+            move(self._spans, alpha)
+            self._move_others(alpha)
+        except ExpoError as error:
+            raise EngineError(str(error)) from None
         self._alpha = alpha
         return self._live
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        """Of all that can be overwritten where it is; built once, for as long as the live model stays in its place."""
+        return [
+            Span(name, *span)
+            for name, live in _by_name(self._live).items()
+            if self._in_place(name, live)
+            for span in spans(self._initial[name], self._aligned[name], live)
+        ]
+
+    @cached_property
+    def _others(self) -> dict[str, Tensor]:
+        return {name: live for name, live in _by_name(self._live).items() if not self._in_place(name, live)}
+
+    def _in_place(self, name: str, live: Tensor) -> bool:
+        types = (self._initial_dtype, self._aligned_dtype, self._dtype)
+        sides = (self._initial[name], self._aligned[name], live)
+        return all(
+            side.device.type == "cpu" and side.dtype == dtype and side.is_contiguous() and side.numel()
+            for side, dtype in zip(sides, types, strict=True)
+        )
+
+    @torch.no_grad()
+    def _move_others(self, alpha: float) -> None:
+        for name, live in self._others.items():
+            if live.is_floating_point():
+                # Some modules load in float32 whatever the files hold. Back in the files' types (exact) the kernel
+                # rounds as it does when it writes a file.
+                initial, aligned = (
+                    self._initial[name].to(self._initial_dtype),
+                    self._aligned[name].to(self._aligned_dtype),
+                )
+                try:
+                    live.copy_(extrapolate(initial, aligned, alpha, out=torch.empty_like(aligned, dtype=self._dtype)))
+                except ExpoError as error:
+                    raise ExpoError(f"{name}: {error}") from None
+
+
+class Scaled:
+    """theta1's adapter on theta0, as PEFT runs it: alpha is a scale. What `apply` writes is that adapter, scaled."""
+
+    def __init__(
+        self,
+        direction: Direction,
+        adapter: Adapter,
+        device: torch.device,
+        trust_remote_code: bool,
+        dtype: OutputDtype = "keep",
+    ) -> None:
+        from peft import PeftModel
+        from peft.tuners.lora import LoraLayer
+
+        kept = "auto" if dtype == "keep" else getattr(torch, dtype)
+        base = load(direction.initial.path, torch.device("cpu"), trust_remote_code, kept)
+        adapted: Any = PeftModel.from_pretrained(base, str(adapter.path))
+        # Without PEFT's own wrapper: the model itself, in which some layers are now LoRA's.
+        self._live = _to(adapted.eval().requires_grad_(False).get_base_model(), device)
+        self._device = device
+        self._layers = [layer for layer in self._live.modules() if isinstance(layer, LoraLayer)]
+
+    def rest(self) -> None:
+        _to(self._live, torch.device("cpu"))
+
+    def at(self, alpha: float) -> PreTrainedModel:
+        for layer in self._layers:
+            layer.set_scale("default", 1 + alpha)
+        return _to(self._live, self._device)
 
 
 class OnDisk:
     """theta(alpha) written to a scratch folder and loaded from there: slow, and as large as one model in memory."""
 
     def __init__(
-        self, direction: Direction, device: torch.device, trust_remote_code: bool, scratch: Path | None = None
+        self,
+        direction: Direction,
+        device: torch.device,
+        trust_remote_code: bool,
+        scratch: Path | None = None,
+        dtype: OutputDtype = "keep",
     ) -> None:
         self._direction = direction
+        self._dtype = dtype
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._scratch = scratch
         self._live: PreTrainedModel | None = None
         self._alpha: float | None = None
 
+    def rest(self) -> None:
+        self._live = None
+        gc.collect()
+
     def at(self, alpha: float) -> PreTrainedModel:
         if self._live is not None and alpha == self._alpha:
             return self._live
         self._live = None
         gc.collect()  # the old model has to be gone before the new one comes
-        with _at(alpha, self._direction, self._scratch) as folder:
+        with _at(alpha, self._direction, self._scratch, self._dtype) as folder:
             self._live = load(folder, self._device, self._trust_remote_code)
         self._alpha = alpha
         return self._live
 
 
 @contextmanager
-def _at(alpha: float, direction: Direction, scratch: Path | None) -> Iterator[Path]:
+def _at(alpha: float, direction: Direction, scratch: Path | None, dtype: OutputDtype = "keep") -> Iterator[Path]:
     """A folder that transformers can load theta(alpha) from, while it is wanted: theta1's own, or one in `scratch`.
 
     Without `scratch`, in a temporary folder.
     """
-    if alpha == 0 and direction.aligned.is_whole:
+    if alpha == 0 and direction.aligned.is_whole and dtype == "keep":
         yield direction.aligned.path
         return
     scratch = scratch or Path(tempfile.mkdtemp(prefix="llm-expo-"))
@@ -116,7 +203,7 @@ def _at(alpha: float, direction: Direction, scratch: Path | None) -> Iterator[Pa
     folder = scratch / "theta"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write(plan(direction, alpha), folder)
+        write(plan(direction, alpha, dtype=dtype), folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,10 +227,17 @@ def load(
     if incomplete:
         named = ", ".join(incomplete[:6]) + (f" and {len(incomplete) - 6} more" if len(incomplete) > 6 else "")
         raise EngineError(f"{path}: the model needs weights that the files do not hold: {named}")
+    return _to(model.eval().requires_grad_(False), device)
+
+
+def _to(model: Any, device: torch.device) -> PreTrainedModel:
     try:
-        moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+        moved: PreTrainedModel = model.to(device)
     except torch.OutOfMemoryError:
-        raise EngineError(f"{path}: the model does not fit on {device}; take another --device") from None
+        raise EngineError(
+            f"the model does not fit on {device} beside what is there; take another --device, or --take-turns if "
+            f"that is the reward model"
+        ) from None
     return moved
 
 

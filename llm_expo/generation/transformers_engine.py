@@ -4,7 +4,10 @@ The sampling is ours, because `generate` has no presence or frequency penalty an
 the loop over tokens (`decoding`); what depends on the model (cache, masks, positions) is left to transformers.
 """
 
+import gc
 import hashlib
+import importlib.util
+import inspect
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +29,13 @@ from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
-from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, fits_in_memory
+from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, Scaled, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.packing import pack
-from llm_expo.generation.parts import in_parts
+from llm_expo.generation.parts import cut, in_parts
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
-from llm_expo.weights import Direction
+from llm_expo.weights import Direction, OutputDtype, adapter_on_theta0
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class TransformersEngine:
         direction: the pair; it has to match (`Direction.check`).
         sampling: how replies are drawn.
         device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
+        dtype: what theta(alpha) is rounded to, as `apply` writes it, and computed in; "keep" is theta1's own type.
         low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
         scratch: the folder for that, and for a theta1 that is a difference; a temporary one if None.
         trust_remote_code: let the checkpoints' own Python code run.
@@ -62,6 +66,7 @@ class TransformersEngine:
         sampling: Sampling,
         *,
         device: str | None = None,
+        dtype: OutputDtype = "keep",
         low_memory: bool = False,
         scratch: Path | None = None,
         trust_remote_code: bool = False,
@@ -77,6 +82,7 @@ class TransformersEngine:
         self._workers = (workers or torch.get_num_threads()) if on_cpu else 1
         self._rows = _ROWS_ON_CPU if on_cpu else None
         self._packed: float | None = None
+        self._dtype: OutputDtype = dtype
         self._low_memory = low_memory
         self._scratch = scratch
         self._trust_remote_code = trust_remote_code
@@ -87,11 +93,15 @@ class TransformersEngine:
     def _live(self) -> LiveModel:
         """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
         pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
+        adapter = adapter_on_theta0(pair)
+        if adapter is not None and importlib.util.find_spec("peft") is not None:
+            logger.info("loading theta0 and the adapter on it")
+            return Scaled(pair, adapter, self._device, self._trust_remote_code, self._dtype)
         if self._low_memory or not fits_in_memory(pair, self._device):
             logger.info("writing each theta(alpha) to %s and loading it from there", self._scratch or "the disk")
-            return OnDisk(pair, self._device, self._trust_remote_code, self._scratch)
+            return OnDisk(pair, self._device, self._trust_remote_code, self._scratch, self._dtype)
         logger.info("loading both checkpoints into memory, %.2f GB", size / 1e9)
-        return InMemory(pair, self._device, self._trust_remote_code, self._scratch)
+        return InMemory(pair, self._device, self._trust_remote_code, self._scratch, self._dtype)
 
     @cached_property
     def _stops(self) -> list[int]:
@@ -118,6 +128,7 @@ class TransformersEngine:
             "engine": "transformers/2",  # counts the arithmetics: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
+            "dtype": self._dtype,
             "tokenizer and template": hashlib.sha256(template).hexdigest()[:16],
             **asdict(self._sampling),
         }
@@ -136,6 +147,26 @@ class TransformersEngine:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         return [self._encode(prompt) for prompt in prompts]
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        tokens = self._tokenizer.added_tokens_decoder.items()
+        named = {token: str(added) for token, added in tokens if added.special}
+        return named | dict(zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True))
+
+    def move(self, alpha: float) -> None:
+        self._model(alpha)
+
+    def rest(self) -> None:
+        if "_live" not in vars(self):
+            return
+        if self._device.type == "cpu":
+            del self._live
+            self._packed = None
+            gc.collect()
+        else:
+            self._live.rest()
+            torch.cuda.empty_cache()
 
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         model, threads = self._model(alpha), torch.get_num_threads()
@@ -199,23 +230,29 @@ class TransformersEngine:
     ) -> Iterator[list[float]]:
         model = self._model(alpha)
         for batch in batches:
-            longest = max(len(prompt) + len(reply) for prompt, reply in batch)
-            at_once = max(1, _LOGIT_ELEMENTS // (longest * self._config.vocab_size))
-            values: list[float] = []
-            for start in range(0, len(batch), at_once):
-                part = batch[start : start + at_once]
-                both = [[*prompt, *reply] for prompt, reply in part]
-                inputs, mask = pad_left(both, self._stops[0], self._device)
-                positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-                with torch.inference_mode(), _out_of_memory_named(len(part)):
-                    logits = model(
-                        input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False
-                    ).logits
-                    for row, (_, reply) in enumerate(part):
-                        n = len(reply)
-                        spoken = logits[row, -n - 1 : -1].float().log_softmax(dim=-1)
-                        values.append(float(spoken.gather(1, inputs[row, -n:, None]).mean()))
+            at_once = max(1, _LOGIT_ELEMENTS // (max(len(reply) for _, reply in batch) * self._config.vocab_size))
+            values = [0.0] * len(batch)
+            for part in cut([len(prompt) + len(reply) for prompt, reply in batch], at_once):
+                for place, value in zip(part, self._read(model, [batch[place] for place in part]), strict=True):
+                    values[place] = value
             yield values
+
+    def _read(self, model: PreTrainedModel, part: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        inputs, mask = pad_left([[*prompt, *reply] for prompt, reply in part], self._stops[0], self._device)
+        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+        # The head is a good part of a small model: no logits for the prompts.
+        spares = "logits_to_keep" in inspect.signature(model.forward).parameters
+        wanted = {"logits_to_keep": max(len(reply) for _, reply in part) + 1} if spares else {}
+        values = []
+        with torch.inference_mode(), _out_of_memory_named(len(part)):
+            logits = model(
+                input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False, **wanted
+            ).logits
+            for row, (_, reply) in enumerate(part):
+                n = len(reply)
+                spoken = logits[row, -n - 1 : -1].float().log_softmax(dim=-1)
+                values.append(float(spoken.gather(1, inputs[row, -n:, None]).mean()))
+        return values
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         try:

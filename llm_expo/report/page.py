@@ -16,9 +16,12 @@ def as_markdown(outcome: Outcome) -> str:
         *rest,
         f"theta0: {_plain(str(outcome.theta0))}; theta1: {_plain(str(outcome.theta1))}.",
         "## Search",
-        f"{outcome.search[0].prompts} prompts, one reply each. "
-        "The choice is the alpha of the highest mean reward; its own figure here is flattered by having been chosen.",
+        f"Up to {max(row.prompts for row in outcome.search)} prompts, one reply each. The choice's own figure here is "
+        "flattered by having been chosen.",
         _table(outcome.search),
+        *[_plain(said) for said in words.collapses(outcome.search)],
+        "Its rounds:",
+        _list([_plain(why) for why in words.rounds(outcome)]),
         "## Confirmation",
         f"{outcome.confirm[0].prompts} other prompts, fresh noise.",
         _table(outcome.confirm),

@@ -1,27 +1,32 @@
 """The figures of an outcome in words and cells, the same on a terminal and on a page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
+from llm_expo.search.events import Tried
 from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
-from llm_expo.search.verdict import Verdict, prompts_needed
+from llm_expo.search.verdict import Decision, Verdict
 from llm_expo.stats import Interval
 
 COLUMNS = (
     "alpha",
+    "prompts",
     "reward",
     "vs theta1",
     "tokens",
     "cut off",
     "log p (theta0)",
     "distinct openings",
+    "guard",
 )
 
 HOW_TO_READ = (
-    "vs theta1: paired difference of reward over the same prompts ± its standard error. tokens: mean reply length; "
-    "cut off: share of replies that the token limit ended. log p (theta0): how likely theta0 finds the replies, nats "
-    "per token. A reward that rises while log p falls far below theta1's, or while replies open alike (distinct "
-    "openings), is being gamed: read the replies, and prefer a smaller alpha."
+    "vs theta1: paired difference of reward over the prompts that both answered ± its standard error; mean rewards "
+    "over different numbers of prompts do not compare. tokens: mean reply length; cut off: share of replies that the "
+    "token limit ended. log p (theta0): how likely theta0 finds the replies, nats per token. guard: what was taken for "
+    "collapsed. A reward that rises while log p falls far below theta1's, or while replies open "
+    "alike (distinct openings), is being gamed: read the replies, and prefer a smaller alpha."
 )
 
 
@@ -35,54 +40,95 @@ def with_error(gain: Interval) -> str:
 
 def cells(row: Row) -> tuple[str, ...]:
     """One row under `COLUMNS`."""
+    symptoms = row.symptoms
     return (
         name(row.alpha),
-        f"{row.reward:.3f}",
+        f"{row.prompts}",
+        "" if row.reward is None else f"{row.reward:.3f}",
         "" if row.gain is None else with_error(row.gain),
-        f"{row.symptoms.tokens:.0f}",
-        f"{row.symptoms.truncated:.0%}",
-        f"{row.log_probability:.2f}",
-        f"{row.symptoms.distinct_openings:.2f}",
+        "" if symptoms is None else f"{symptoms.tokens:.0f}",
+        "" if symptoms is None else f"{symptoms.truncated:.0%}",
+        "" if row.log_probability is None else f"{row.log_probability:.2f}",
+        "" if symptoms is None else f"{symptoms.distinct_openings:.2f}",
+        "collapsed" if row.collapsed else "",
     )
+
+
+def tried(event: Tried) -> str:
+    """One line on an alpha that has answered."""
+    gain = f", vs theta1 {with_error(event.gain)}" if event.gain is not None else ""
+    reward = f"reward {event.reward:.3f}{gain} on {event.prompts} prompts" if event.prompts else "not asked"
+    return f"alpha {name(event.alpha)}: {reward}" + (f"; collapsed: {event.collapsed}" if event.collapsed else "")
+
+
+def rounds(outcome: Outcome) -> list[str]:
+    """Why each round was run."""
+    return [each.why for each in outcome.rounds]
+
+
+def collapses(rows: Sequence[Row]) -> list[str]:
+    """What the guard said, one sentence an alpha."""
+    return [f"alpha {name(row.alpha)} has collapsed: {row.collapsed}" for row in rows if row.collapsed]
 
 
 def decision(outcome: Outcome) -> list[str]:
     """What was decided, why, and what to do next: one sentence an item."""
-    gain = outcome.gain
-    says = [f"{outcome.verdict}: {_verdict(outcome)}"]
+    says = decided(outcome.decision)
+    needed, share = outcome.decision.prompts_needed, outcome.settings["confirm_share"]
+    if needed is not None and outcome.decision.gain is not None and isinstance(share, float):
+        more = max(math.ceil((needed - outcome.decision.gain.n) / share), 1)
+        says.append(f"Of prompts that are added, {share:.0%} are set aside to confirm on: add about {more:,}.")
     says.append(f"Training itself: theta1 - theta0 = {_interval(outcome.gain_of_training)}.")
     tried = [row.alpha for row in outcome.search]
-    if gain is not None and outcome.choice == max(tried):
+    if outcome.choice > 0 and outcome.choice == max(tried):
         says.append(
             f"alpha {outcome.choice:g} is the largest that was tried: the best one may lie beyond; "
             f"try larger ones in a new study."
         )
     if outcome.model is not None:
         says.append(f"The model is in {outcome.model}.")
-    elif gain is not None:
+    elif outcome.choice != THETA1:
         says.append("No model was written; --write always writes it all the same.")
     return says
 
 
-def _verdict(outcome: Outcome) -> str:
-    gain, choice = outcome.gain, outcome.choice
-    if gain is None:
-        return "no alpha did better than theta1 on the search prompts. Keep theta1."
-    measured = f"alpha {choice:g} - theta1 = {_interval(gain)}, on {gain.n} prompts that the search never saw"
-    if outcome.verdict is Verdict.SHIP:
-        return f"{measured}: better than theta1."
-    if outcome.verdict is Verdict.NO_GAIN:
-        return f"{measured}: no gain that matters. Keep theta1."
-    return f"{measured}: neither a gain nor its absence is shown; {_advice(outcome, gain)}."
+def decided(decision: Decision) -> list[str]:
+    """A decision with its figures and what to do next: one sentence an item."""
+    gain, longer = decision.gain, decision.longer
+    if gain is None or longer is None:
+        return [f"{decision.verdict}: no alpha did better than theta1 on the search prompts.", decision.next]
+    measured = f"alpha {decision.alpha:g} - theta1 = {_interval(gain)}, on {gain.n} prompts that the search never saw"
+    says = [f"{decision.verdict}: {_why(decision)}.", f"Reward: {measured}."]
+    says += [f"{name}: {_interval(other)}." for name, other in decision.second.items()]
+    ratio = decision.tokens / decision.theta1_tokens - 1
+    says.append(
+        f"Length: {decision.tokens:.0f} tokens, theta1's {decision.theta1_tokens:.0f} ({100 * ratio:+.0f} %); "
+        f"longer by {_interval(longer)}."
+    )
+    if decision.at_equal_length is not None:
+        matched = decision.length_matched
+        alike = "fewer than 2 prompts" if matched is None else f"{matched.n} prompts: {_interval(matched)}"
+        says.append(
+            f"Reward at equal length: {_interval(decision.at_equal_length)} by regression; "
+            f"where both replies are about equally long, {alike}."
+        )
+    return [*says, decision.next]
 
 
-def _advice(outcome: Outcome, gain: Interval) -> str:
-    needed = prompts_needed(gain)
-    share = outcome.settings.get("confirm_share")
-    if needed is None or not isinstance(share, float):
-        return "a gain is not in sight"
-    more = max(math.ceil((needed - gain.n) / share), 1)
-    return f"if the gain is as measured, about {more} more prompts (--extend) would show it in four cases of five"
+def _why(decision: Decision) -> str:
+    match decision.verdict:
+        case Verdict.COLLAPSE:
+            return f"{decision.objection}{'; the reward was gamed: it rose' if decision.gamed else ''}"
+        case Verdict.NO_GAIN:
+            return f"a gain of {decision.least_gain:.3g}, the least that matters, is out of reach"
+        case Verdict.UNDERPOWERED:
+            return f"neither a gain nor that there is none of {decision.least_gain:.3g} is shown"
+        case Verdict.SCORERS_DISAGREE:
+            return "better than theta1 for the scorer that chose, but not shown for every other"
+        case Verdict.GAIN_IS_LENGTH:
+            return "better than theta1, but not shown at equal length"
+        case Verdict.SHIP:
+            return "better than theta1"
 
 
 def costs(outcome: Outcome) -> list[str]:
@@ -91,7 +137,19 @@ def costs(outcome: Outcome) -> list[str]:
     for activity, (seconds, tokens) in outcome.costs.items():
         speed = f", {tokens:,} tokens ({tokens / seconds:,.0f} a second)" if tokens and seconds else ""
         lines.append(f"{activity}: {seconds:,.1f} s{speed}")
-    return lines
+    return lines + [f"{name}: {_told(asdict(record))}" for name, record in outcome.records.items()]  # type: ignore[call-overload]
+
+
+def _told(facts: Mapping[str, object]) -> str:
+    """What is known of the facts, those within facts, too."""
+    known = [(name, fact) for name, fact in facts.items() if fact is not None]
+    return ", ".join(
+        _told(fact) if isinstance(fact, dict) else f"{name.replace('_', ' ')} {_number(fact)}" for name, fact in known
+    )
+
+
+def _number(fact: object) -> str:
+    return f"{fact:,.4g}" if isinstance(fact, float) else f"{fact:,}" if isinstance(fact, int) else str(fact)
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:

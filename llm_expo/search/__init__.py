@@ -1,9 +1,27 @@
 """The only place where theta, text and reward meet: which alpha, and whether it is better."""
 
+from llm_expo.search.budget import Budget
+from llm_expo.search.events import Event
 from llm_expo.search.outcome import Outcome
+from llm_expo.search.race import Race
+from llm_expo.search.rounds import Round, Seen, Strategy
 from llm_expo.search.run import search
-from llm_expo.search.strategies import PRESETS, Grid, Paper, Strategy
 from llm_expo.search.study import Study
+from llm_expo.search.sweeps import PRESETS, Grid, Paper
 from llm_expo.search.verdict import Verdict
 
-__all__ = ["PRESETS", "Grid", "Outcome", "Paper", "Strategy", "Study", "Verdict", "search"]
+__all__ = [
+    "PRESETS",
+    "Budget",
+    "Event",
+    "Grid",
+    "Outcome",
+    "Paper",
+    "Race",
+    "Round",
+    "Seen",
+    "Strategy",
+    "Study",
+    "Verdict",
+    "search",
+]

@@ -15,31 +15,39 @@ CREATE TABLE prompts (
     messages TEXT NOT NULL,
     tokens TEXT NOT NULL,          -- JSON list of token ids, encoded once for good
     part TEXT NOT NULL CHECK (part IN ('search', 'confirm')),
-    batch INTEGER NOT NULL,        -- which prompts are generated together, for good
-    place INTEGER NOT NULL,        -- order within the batch
+    place INTEGER NOT NULL,        -- order in which they are answered
     extension INTEGER NOT NULL     -- 0: since the study began; n: added by the n-th --extend
 ) WITHOUT ROWID;
 CREATE TABLE completions (
     alpha REAL NOT NULL,
     prompt TEXT NOT NULL REFERENCES prompts (id),
-    sample INTEGER NOT NULL,
     text TEXT NOT NULL,
     tokens TEXT NOT NULL,          -- JSON list of token ids
     truncated INTEGER NOT NULL,
-    PRIMARY KEY (alpha, prompt, sample)
+    seconds REAL NOT NULL,         -- its part of what its batch took; so in the tables below
+    PRIMARY KEY (alpha, prompt)
 ) WITHOUT ROWID;
 CREATE TABLE rewards (
     alpha REAL NOT NULL,
     prompt TEXT NOT NULL,
-    sample INTEGER NOT NULL,
     scorer TEXT NOT NULL,
     reward REAL NOT NULL,
-    PRIMARY KEY (alpha, prompt, sample, scorer),
-    FOREIGN KEY (alpha, prompt, sample) REFERENCES completions (alpha, prompt, sample)
+    seconds REAL NOT NULL,
+    PRIMARY KEY (alpha, prompt, scorer),
+    FOREIGN KEY (alpha, prompt) REFERENCES completions (alpha, prompt)
 ) WITHOUT ROWID;
-CREATE TABLE costs (activity TEXT NOT NULL, alpha REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL);
+CREATE TABLE log_probabilities (
+    alpha REAL NOT NULL,           -- whose reply
+    prompt TEXT NOT NULL,
+    under REAL NOT NULL,           -- the alpha of the model that read it
+    value REAL NOT NULL,           -- mean over its tokens, nats
+    seconds REAL NOT NULL,
+    PRIMARY KEY (alpha, prompt, under),
+    FOREIGN KEY (alpha, prompt) REFERENCES completions (alpha, prompt)
+) WITHOUT ROWID;
+CREATE TABLE moves (seconds REAL NOT NULL);
 """
-_FORMAT = 1
+_FORMAT = 2
 _DATABASE, _LOCK = "study.sqlite", "study.lock"
 
 

@@ -1,7 +1,7 @@
 """A study: every fact of one search in one SQLite file, so that it can be killed at any point and goes on.
 
-Holds prompts, completions, rewards and costs, and the settings they were made with. Decides nothing: which alpha
-comes next and what the rewards mean is said elsewhere, from these rows alone.
+Holds prompts, completions, what scorers and models made of these, what each took, and the settings they were made with.
+Decides nothing: which alpha comes next and what the rewards mean is said elsewhere, from these rows alone.
 """
 
 import json
@@ -10,12 +10,12 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from llm_expo.errors import PromptError, StudyError
-from llm_expo.generation import Json, Message, Prompt, Reply
+from llm_expo.generation import Json, Prompt, Reply
 from llm_expo.search.database import begun, opened, transaction
 
 logger = logging.getLogger(__name__)
@@ -33,19 +33,18 @@ class Enrolled:
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One reply in a study."""
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What replies, and what was made of them, have taken; seconds over all runs, work that was cut off not counted."""
 
-    alpha: float
-    enrolled: Enrolled
-    sample: int
-    reply: Reply
+    completions: int = 0
+    tokens: int = 0
+    generating: float = 0.0
+    scoring: float = 0.0
+    reading: float = 0.0
 
-    @property
-    def conversation(self) -> list[Message]:
-        """What a scorer judges: the prompt's messages and the reply."""
-        return [*self.enrolled.prompt.messages, {"role": "assistant", "content": self.reply.text}]
+    def __add__(self, other: "Spending") -> "Spending":
+        return Spending(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 class Study:
@@ -111,12 +110,11 @@ class Study:
         encode: Callable[[Sequence[Prompt]], Sequence[tuple[int, ...]]],
         *,
         confirm_share: float,
-        batch_size: int,
         extend: bool,
     ) -> None:
-        """Split the prompts and fix their batches, or check that the study already holds just these.
+        """Split the prompts and put them into an order, or check that the study already holds just these.
 
-        With `extend`, prompts that the study does not hold are added in batches of their own, split alike.
+        With `extend`, prompts that the study does not hold are added behind the others, split alike.
         """
         held = self._prompts_by_extension() if begun(self._database) else []
         known = {prompt.id: prompt for _, prompt in held}
@@ -148,139 +146,115 @@ class Study:
                 f"each part needs 2 at the least, and some dozens to tell a gain from noise"
             )
         extension = 1 + max((extension for extension, _ in held), default=-1)
-        batch = 1 + max((at for part in ("search", "confirm") for at in self._batches(part)), default=-1) if held else 0
-        rows: list[tuple[str, str, str, Part, int, int, int]] = []
+        rows: list[tuple[str, str, str, Part, int, int]] = []
         for part, chosen in parts:
-            # Prompts of one length together waste the least padding; the longest first, so that what does not fit
-            # into memory fails at once.
-            encoded = [Enrolled(prompt, tokens) for prompt, tokens in zip(chosen, encode(chosen), strict=True)]
-            encoded.sort(key=lambda each: (len(each.tokens), each.prompt.id), reverse=True)
-            for start in range(0, len(encoded), batch_size):
-                for place, each in enumerate(encoded[start : start + batch_size]):
-                    texts_of_row = (json.dumps(each.prompt.messages), json.dumps(each.tokens))
-                    rows.append((each.prompt.id, *texts_of_row, part, batch, place, extension))
-                batch += 1
+            enrolled = [Enrolled(prompt, tokens) for prompt, tokens in zip(chosen, encode(chosen), strict=True)]
+            if part == "confirm":
+                # Prompts of one length together waste the least padding. Those of the search stay in random order: the
+                # first of them have to stand for the rest.
+                enrolled.sort(key=lambda each: (len(each.tokens), each.prompt.id), reverse=True)
+            for each in enrolled:
+                texts_of_row = (json.dumps(each.prompt.messages), json.dumps(each.tokens))
+                rows.append((each.prompt.id, *texts_of_row, part, len(held) + len(rows), extension))
         with transaction(self._database):
             if not held:
                 self._database.execute("DELETE FROM prompts")
-            self._database.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def prompts(self, part: Part) -> list[Prompt]:
-        """The prompts of a part, in the order in which `rewards` and `replies` come."""
-        return [each.prompt for batch in self._batches(part).values() for each in batch]
+    def enrolled(self, part: Part) -> list[Enrolled]:
+        """The prompts of a part, in the order in which they are answered."""
+        rows = self._database.execute("SELECT id, messages, tokens FROM prompts WHERE part = ? ORDER BY place", (part,))
+        return [Enrolled(_prompt(identity, messages), tuple(json.loads(tokens))) for identity, messages, tokens in rows]
 
     def extensions(self) -> int:
         """How often prompts were added since the study began."""
         return int(self._database.execute("SELECT max(extension) FROM prompts").fetchone()[0])
 
-    def unanswered(self, alpha: float, part: Part, sample: int = 0) -> list[list[Enrolled]]:
-        """The batches of a part that theta(alpha) has not answered. A batch is answered whole or not at all."""
-        answered = {
-            batch
-            for (batch,) in self._database.execute(
-                "SELECT DISTINCT batch FROM completions JOIN prompts ON id = prompt WHERE alpha = ? AND sample = ?",
-                (alpha, sample),
-            )
-        }
-        return [enrolled for batch, enrolled in self._batches(part).items() if batch not in answered]
+    # -- what was made: by prompt id, of both parts ---------------------------------------------------------------
 
-    # -- completions and rewards ---------------------------------------------------------------------------------
-
-    def add_replies(
-        self, alpha: float, batch: Sequence[Enrolled], replies: Sequence[Reply], seconds: float, sample: int = 0
-    ) -> None:
-        rows = [
-            (alpha, each.prompt.id, sample, reply.text, json.dumps(reply.tokens), reply.truncated)
-            for each, reply in zip(batch, replies, strict=True)
-        ]
-        with transaction(self._database):
-            self._database.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._spend("generate", alpha, seconds, sum(len(reply.tokens) for reply in replies))
-
-    def unscored(self, scorer: str, alpha: float, part: Part) -> list[list[Completion]]:
-        """The completions of a part at alpha that the scorer has not scored, by batch."""
-        batches = []
-        for batch, enrolled in self._batches(part).items():
-            by_id = {each.prompt.id: each for each in enrolled}
-            rows = self._database.execute(
-                """SELECT prompt, sample, text, completions.tokens, truncated
-                   FROM completions JOIN prompts ON id = prompt
-                   WHERE alpha = ? AND batch = ? AND NOT EXISTS (
-                       SELECT 1 FROM rewards WHERE rewards.alpha = completions.alpha AND scorer = ?
-                       AND rewards.prompt = completions.prompt AND rewards.sample = completions.sample)
-                   ORDER BY place, sample""",
-                (alpha, batch, scorer),
-            ).fetchall()
-            if rows:
-                batches.append(
-                    [
-                        Completion(alpha, by_id[prompt], sample, _reply(text, tokens, truncated))
-                        for prompt, sample, text, tokens, truncated in rows
-                    ]
-                )
-        return batches
-
-    def add_rewards(
-        self, scorer: str, completions: Sequence[Completion], rewards: Sequence[float], seconds: float
-    ) -> None:
-        rows = [
-            (completion.alpha, completion.enrolled.prompt.id, completion.sample, scorer, reward)
-            for completion, reward in zip(completions, rewards, strict=True)
-        ]
-        with transaction(self._database):
-            self._database.executemany("INSERT INTO rewards VALUES (?, ?, ?, ?, ?)", rows)
-            self._spend(f"score {scorer}", completions[0].alpha, seconds, 0)
-
-    def rewards(self, scorer: str, alpha: float, part: Part) -> list[float]:
-        """One reward a prompt, in the order of `prompts`. Raises KeyError while any is missing."""
-        rows = dict(
-            self._database.execute(
-                """SELECT prompt, avg(reward) FROM rewards JOIN prompts ON id = prompt
-                   WHERE scorer = ? AND alpha = ? AND part = ? GROUP BY prompt""",
-                (scorer, alpha, part),
-            )
-        )
-        return [rows[prompt.id] for prompt in self.prompts(part)]
-
-    def replies(self, alpha: float, part: Part) -> list[Reply]:
-        """The replies of theta(alpha), in the order of `prompts`."""
+    def replies(self, alpha: float) -> dict[str, Reply]:
         rows = self._database.execute(
-            """SELECT text, completions.tokens, truncated FROM completions JOIN prompts ON id = prompt
-               WHERE alpha = ? AND part = ? ORDER BY batch, place, sample""",
-            (alpha, part),
+            "SELECT prompt, text, tokens, truncated FROM completions WHERE alpha = ?", (alpha,)
         )
-        return [_reply(text, tokens, truncated) for text, tokens, truncated in rows]
+        return {
+            prompt: Reply(text, tuple(json.loads(tokens)), bool(truncated)) for prompt, text, tokens, truncated in rows
+        }
 
-    def costs(self) -> dict[str, tuple[float, int]]:
-        """Seconds and tokens of each activity, over all runs of this study; work that was cut off is not counted."""
-        rows = self._database.execute("SELECT activity, sum(seconds), sum(tokens) FROM costs GROUP BY activity")
-        return {activity: (seconds, tokens) for activity, seconds, tokens in rows}
+    def add_replies(self, alpha: float, batch: Sequence[Enrolled], replies: Sequence[Reply], seconds: float) -> None:
+        self._insert(
+            "INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (alpha, each.prompt.id, reply.text, json.dumps(reply.tokens), reply.truncated)
+                for each, reply in zip(batch, replies, strict=True)
+            ],
+            seconds,
+        )
+
+    def rewards(self, scorer: str, alpha: float) -> dict[str, float]:
+        return dict(
+            self._database.execute(
+                "SELECT prompt, reward FROM rewards WHERE scorer = ? AND alpha = ?", (scorer, alpha)
+            ).fetchall()
+        )
+
+    def add_rewards(self, scorer: str, rewards: Sequence[tuple[float, str, float]], seconds: float) -> None:
+        """`rewards` are (alpha, prompt id, reward)."""
+        rows = [(alpha, prompt, scorer, reward) for alpha, prompt, reward in rewards]
+        self._insert("INSERT INTO rewards VALUES (?, ?, ?, ?, ?)", rows, seconds)
+
+    def log_probabilities(self, alpha: float, under: float) -> dict[str, float]:
+        """Of the replies of theta(alpha) under theta(under): means over their tokens, nats."""
+        return dict(
+            self._database.execute(
+                "SELECT prompt, value FROM log_probabilities WHERE alpha = ? AND under = ?", (alpha, under)
+            ).fetchall()
+        )
+
+    def add_log_probabilities(
+        self, alpha: float, under: float, prompts: Sequence[str], values: Sequence[float], seconds: float
+    ) -> None:
+        rows = [(alpha, prompt, under, value) for prompt, value in zip(prompts, values, strict=True)]
+        self._insert("INSERT INTO log_probabilities VALUES (?, ?, ?, ?, ?)", rows, seconds)
+
+    # -- costs ---------------------------------------------------------------------------------------------------
+
+    def add_move(self, seconds: float) -> None:
+        self._insert("INSERT INTO moves VALUES (?)", [()], seconds)
+
+    def moves(self) -> list[float]:
+        """Seconds that each move of the weights took, loading them included."""
+        return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM moves")]
+
+    def spent(self, alpha: float) -> dict[str, Spending]:
+        """By prompt id, on the replies of theta(alpha)."""
+        rows = self._database.execute(
+            """SELECT prompt, 1, json_array_length(tokens), seconds,
+                      (SELECT total(seconds) FROM rewards AS r
+                       WHERE r.alpha = c.alpha AND r.prompt = c.prompt),
+                      (SELECT total(seconds) FROM log_probabilities AS p
+                       WHERE p.alpha = c.alpha AND p.prompt = c.prompt)
+               FROM completions AS c WHERE alpha = ?""",
+            (alpha,),
+        )
+        return {prompt: Spending(*spent) for prompt, *spent in rows}
+
+    def alphas(self) -> list[float]:
+        """Those that have a reply, ascending."""
+        return [alpha for (alpha,) in self._database.execute("SELECT DISTINCT alpha FROM completions ORDER BY alpha")]
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _spend(self, activity: str, alpha: float, seconds: float, tokens: int) -> None:
-        self._database.execute("INSERT INTO costs VALUES (?, ?, ?, ?)", (activity, alpha, seconds, tokens))
+    def _insert(self, statement: str, rows: Sequence[tuple[object, ...]], seconds: float) -> None:
+        with transaction(self._database):
+            self._database.executemany(statement, [(*row, seconds / len(rows)) for row in rows])
 
     def _prompts_by_extension(self) -> list[tuple[int, Prompt]]:
-        rows = self._database.execute("SELECT extension, id, messages FROM prompts ORDER BY batch, place")
+        rows = self._database.execute("SELECT extension, id, messages FROM prompts ORDER BY place")
         return [(extension, _prompt(identity, messages)) for extension, identity, messages in rows]
-
-    def _batches(self, part: Part) -> dict[int, list[Enrolled]]:
-        batches: dict[int, list[Enrolled]] = {}
-        rows = self._database.execute(
-            "SELECT batch, id, messages, tokens FROM prompts WHERE part = ? ORDER BY batch, place", (part,)
-        )
-        for batch, identity, messages, tokens in rows:
-            batches.setdefault(batch, []).append(Enrolled(_prompt(identity, messages), tuple(json.loads(tokens))))
-        return batches
 
 
 def _prompt(identity: str, messages: str) -> Prompt:
     return Prompt(identity, tuple(json.loads(messages)))
-
-
-def _reply(text: str, tokens: str, truncated: int) -> Reply:
-    return Reply(text, tuple(json.loads(tokens)), bool(truncated))
 
 
 def _shown(value: object) -> str:

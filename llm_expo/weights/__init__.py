@@ -13,11 +13,11 @@
 None of this needs torch. For tensors and models in memory, which do, there is llm_expo.weights.memory.
 """
 
-from llm_expo.weights.adapters import plan_adapter
+from llm_expo.weights.adapters import adapter_on_theta0, plan_adapter
 from llm_expo.weights.comparison import Comparison, Lineage, Mover, compare, compare_three
 from llm_expo.weights.differences import Kept, Stored, WrittenDifference, share_kept, write_difference
 from llm_expo.weights.direction import Direction, Sides
-from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, Step, plan
+from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputDtype, Step, plan
 from llm_expo.weights.judgement import Judgement, Likeness, judge, judge_three
 from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.writing import Written, apply, write
@@ -33,12 +33,14 @@ __all__ = [
     "Lineage",
     "Move",
     "Mover",
+    "OutputDtype",
     "Rounding",
     "Sides",
     "Step",
     "Stored",
     "Written",
     "WrittenDifference",
+    "adapter_on_theta0",
     "apply",
     "compare",
     "compare_three",

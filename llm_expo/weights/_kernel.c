@@ -120,6 +120,7 @@ typedef struct {
     uint64_t position; /* of the chunk's first element in its tensor */
     int stochastic;
     int let_through;   /* NaN and infinity of an input become theta1's value instead of an error */
+    int tally;         /* whether it is measured what became of the elements */
 } Rounding;
 
 typedef struct {
@@ -186,12 +187,12 @@ static Py_ssize_t take(PyObject *object, int dtype, int writable, Py_buffer *vie
 static PyObject *py_step(PyObject *self, PyObject *args)
 {
     PyObject *objects[3];
-    int dtypes[3], stochastic, let_through;
+    int dtypes[3], stochastic, let_through, tally;
     double alpha;
     unsigned long long key, position;
     (void)self;
-    if (!PyArg_ParseTuple(args, "OiOiOidpKKp", &objects[0], &dtypes[0], &objects[1], &dtypes[1], &objects[2],
-                          &dtypes[2], &alpha, &stochastic, &key, &position, &let_through))
+    if (!PyArg_ParseTuple(args, "OiOiOidpKKpp", &objects[0], &dtypes[0], &objects[1], &dtypes[1], &objects[2],
+                          &dtypes[2], &alpha, &stochastic, &key, &position, &let_through, &tally))
         return NULL;
     Py_buffer views[3];
     Py_ssize_t counts[3];
@@ -205,7 +206,7 @@ static PyObject *py_step(PyObject *self, PyObject *args)
             return NULL;
         }
     }
-    Rounding rounding = {key, position, stochastic, let_through};
+    Rounding rounding = {key, position, stochastic, let_through, tally};
     Step found;
     int wide = dtypes[0] == F64 || dtypes[1] == F64 || dtypes[2] == F64;
     Py_BEGIN_ALLOW_THREADS

@@ -12,6 +12,7 @@ def step(
     key: int,
     position: int,
     let_through: bool,
+    tally: bool,
     /,
 ) -> tuple[int, int, float, float, int, int]: ...
 def distance(

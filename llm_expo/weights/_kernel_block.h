@@ -73,12 +73,30 @@ INLINE int NAME(measure)(const REAL *restrict before, const REAL *restrict after
     return broken != 0;
 }
 
+/* A block as REAL, zeros behind its end. Where nothing reads it after the output was written, which may lie in the same
+ * place, and it is of that type, the block itself: copying it would take longer than the arithmetic. */
+INLINE const REAL *NAME(block)(const void *source, int dtype, Py_ssize_t at, int count, int copied, REAL *into)
+{
+    if (!copied && count == BLOCK && dtype == (sizeof(REAL) == 8 ? F64 : F32))
+        return (const REAL *)source + at;
+    NAME(widen)(source, dtype, at, count, into);
+    for (int i = count; i < BLOCK; i++)
+        into[i] = 0;
+    return into;
+}
+
+INLINE int NAME(any_broken)(const REAL *restrict result)
+{
+    WORD broken = 0;
+    for (int i = 0; i < BLOCK; i++)
+        broken |= NAME(word)(result[i] - result[i]);
+    return broken != 0;
+}
+
 EVERY_TARGET static Step NAME(step)(const void *initial, int initial_dtype, const void *aligned, int aligned_dtype,
                                     void *out, int out_dtype, Py_ssize_t elements, REAL alpha, Rounding how)
 {
-    REAL before[BLOCK], after[BLOCK], result[BLOCK], rounded[BLOCK];
-    /* A factor below 0 leaves a -0.0 that does not differ as it is: -a * 0 + -0.0 is -0.0, a * 0 + -0.0 is not. */
-    const REAL *start = alpha > 0 ? after : before, *end = alpha > 0 ? before : after;
+    REAL theirs_widened[BLOCK], ours_widened[BLOCK], result[BLOCK], rounded[BLOCK];
     REAL factor = alpha > 0 ? -alpha : alpha;
     uint64_t scratch[BLOCK];
     double direction[BLOCK], step[BLOCK];
@@ -86,10 +104,10 @@ EVERY_TARGET static Step NAME(step)(const void *initial, int initial_dtype, cons
     int stochastic = how.stochastic && (out_dtype == BF16 || out_dtype == F16);
     for (Py_ssize_t at = 0; at < elements; at += BLOCK) {
         int count = elements - at < BLOCK ? (int)(elements - at) : BLOCK;
-        NAME(widen)(initial, initial_dtype, at, count, before);
-        NAME(widen)(aligned, aligned_dtype, at, count, after);
-        for (int i = count; i < BLOCK; i++)
-            before[i] = after[i] = 0;
+        const REAL *before = NAME(block)(initial, initial_dtype, at, count, how.tally, theirs_widened);
+        const REAL *after = NAME(block)(aligned, aligned_dtype, at, count, how.tally, ours_widened);
+        /* A factor below 0 leaves a -0.0 that does not differ as it is: -a * 0 + -0.0 is -0.0, a * 0 + -0.0 is not. */
+        const REAL *start = alpha > 0 ? after : before, *end = alpha > 0 ? before : after;
         /* Both ends are copied: 0 * x is no identity for -0.0, and no sum takes theta1 exactly to theta0. */
         if (alpha == 0)
             memcpy(result, after, sizeof result);
@@ -102,17 +120,20 @@ EVERY_TARGET static Step NAME(step)(const void *initial, int initial_dtype, cons
             NAME(narrow_stochastic)(result, out, out_dtype, at, count, how);
         else
             NAME(narrow)(result, out, out_dtype, at, count);
-        NAME(widen)(out, out_dtype, at, count, result);
+        /* What is of the type that was calculated in stands in `result` as it was written. */
+        if (how.tally || out_dtype != (sizeof(REAL) == 8 ? F64 : F32))
+            NAME(widen)(out, out_dtype, at, count, result);
 
         /* Where the output is of another type, not to move is to be theta1 in that type. */
         const REAL *unmoved = after;
-        if (out_dtype != aligned_dtype) {
+        if (how.tally && out_dtype != aligned_dtype) {
             NAME(narrow)(after, scratch, out_dtype, 0, BLOCK);
             NAME(widen)(scratch, out_dtype, 0, BLOCK, rounded);
             unmoved = rounded;
         }
-        WORD differing, swallowed;
-        int broken = NAME(measure)(before, after, result, unmoved, direction, step, &differing, &swallowed);
+        WORD differing = 0, swallowed = 0;
+        int broken = how.tally ? NAME(measure)(before, after, result, unmoved, direction, step, &differing, &swallowed)
+                               : NAME(any_broken)(result);
         for (int i = 0; broken && i < count; i++) {
             REAL theirs, ours, written;
             NAME(widen)(initial, initial_dtype, at + i, 1, &theirs);

@@ -52,6 +52,14 @@ def plan_adapter(
     return _stacked(initial, aligned, alpha, base)
 
 
+def adapter_on_theta0(direction: Direction) -> Adapter | None:
+    """theta1's adapter, where it lies on theta0 itself and holds no whole tensor: then alpha is nothing but a scale."""
+    adapter = direction.aligned.adapter
+    if adapter is None or adapter.saved or not direction.initial.is_whole:
+        return None
+    return adapter if direction.aligned.path == direction.initial.path else None
+
+
 def plan_as_given(sides: Sides, alpha: float, merge: bool = False) -> Extrapolation:
     """`plan_adapter` where theta1 is an adapter, unless it is to be merged into its base; `plan` otherwise."""
     if sides.adapter_on_top and not merge:

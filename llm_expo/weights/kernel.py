@@ -46,6 +46,7 @@ def step(
     key: int = 0,
     position: int = 0,
     let_through: bool = False,
+    tally: bool = True,
 ) -> tuple[Tally, int | None]:
     """Write theta1 + alpha * (theta1 - theta0) to `out` and tally it.
 
@@ -54,6 +55,7 @@ def step(
     alpha:                 any finite number. 0 gives theta1 and -1 theta0, bit for bit where out's dtype is theirs.
     stochastic, key, position: see Rounding; `position` is that of the first element in its tensor.
     let_through:           where an input is NaN or infinite, write theta1's value and leave it out of the tally.
+    tally:                 False leaves the tally empty, for weights in memory: it takes longer than the step itself.
 
     Arithmetic is float32 with one fused multiply-add (float64 where one of the three is), then one rounding.
     Returns the tally, and the index of the first element that is not finite (nothing behind it counts) or None.
@@ -61,7 +63,7 @@ def step(
     """
     numbers = _NUMBERS[initial_dtype], _NUMBERS[aligned_dtype], _NUMBERS[out_dtype]
     differing, swallowed, along, squared, bad, elements = _kernel.step(
-        initial, numbers[0], aligned, numbers[1], out, numbers[2], alpha, stochastic, key, position, let_through
+        initial, numbers[0], aligned, numbers[1], out, numbers[2], alpha, stochastic, key, position, let_through, tally
     )
     return Tally(elements, differing, swallowed, along, squared), None if bad < 0 else bad
 

@@ -5,8 +5,9 @@ nothing of files. Needs torch.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import torch
 
@@ -82,25 +83,59 @@ def extrapolate(
     if {initial.device.type, aligned.device.type, out.device.type} != {"cpu"}:
         return _extrapolate_elsewhere(initial, aligned, alpha, out)
     target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-    sides = [side.contiguous().view(-1) for side in (initial, aligned, target)]
-
-    def span(at: int) -> int | None:
-        one, other, result = (_bytes(side[at : at + _SPAN]) for side in sides)
-        codes = [_CODES[side.dtype] for side in sides]
-        _, bad = step(one, codes[0], other, codes[1], result, codes[2], alpha)
-        return None if bad is None else at + bad
-
-    starts = range(0, aligned.numel(), _SPAN)
-    if len(starts) <= 1:
-        bad = [span(at) for at in starts]
-    else:
-        with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as pool:
-            bad = list(pool.map(span, starts))
-    for at in bad:
-        if at is not None:
-            values = f"{float(initial.flatten()[at]):g} in theta0, {float(aligned.flatten()[at]):g} in theta1"
-            raise ExpoError(f"NaN or infinity at flat index {at} with alpha {alpha:g}: {values}")
+    move([Span("", *span) for span in spans(initial.contiguous(), aligned.contiguous(), target)], alpha)
     return out if target is out else out.copy_(target)
+
+
+class Span(NamedTuple):
+    """A piece of a tensor, `name`, in theta0, theta1 and where theta(alpha) goes, from flat index `start` on.
+
+    Holds the memory itself, so that moving it again costs nothing but the arithmetic.
+    """
+
+    name: str
+    initial: tuple[memoryview, str]  # bytes and safetensors dtype; so the others
+    aligned: tuple[memoryview, str]
+    out: tuple[memoryview, str]
+    start: int
+
+
+def spans(initial: torch.Tensor, aligned: torch.Tensor, out: torch.Tensor) -> Iterator[tuple[Any, ...]]:
+    """The fields of the spans of contiguous tensors on a CPU, but for the name."""
+    sides = [side.view(-1) for side in (initial, aligned, out)]
+    codes = [_CODES[side.dtype] for side in sides]
+    for start in range(0, out.numel(), _SPAN):
+        pieces = (_bytes(side[start : start + _SPAN]) for side in sides)
+        yield (*zip(pieces, codes, strict=True), start)
+
+
+def move(pieces: Sequence[Span], alpha: float) -> None:
+    """Calculate theta(alpha) in all of `pieces`, on as many threads as there are cores.
+
+    Raises ExpoError for NaN or infinity in an input or in the result.
+    """
+    threads = min(len(pieces), os.cpu_count() or 1)
+    if threads <= 1:
+        _move(pieces, alpha)
+        return
+    # The largest first and in turn, so that all threads end at about the same time.
+    ordered = sorted(pieces, key=lambda piece: -len(piece.out[0]))
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda thread: _move(ordered[thread::threads], alpha), range(threads)):
+            pass
+
+
+def _move(pieces: Sequence[Span], alpha: float) -> None:
+    for name, initial, aligned, out, start in pieces:
+        _, bad = step(*initial, *aligned, *out, alpha, tally=False)
+        if bad is not None:
+            values = f"{_value(*initial, bad):g} in theta0, {_value(*aligned, bad):g} in theta1"
+            where = f"{name}: " if name else ""
+            raise ExpoError(f"{where}NaN or infinity at flat index {start + bad} with alpha {alpha:g}: {values}")
+
+
+def _value(piece: memoryview, code: str, index: int) -> float:
+    return float(torch.frombuffer(piece, dtype=DTYPES[code])[index])
 
 
 def _extrapolate_elsewhere(

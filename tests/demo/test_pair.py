@@ -30,5 +30,5 @@ def test_the_demo_searches_as_a_user_would():
     from llm_expo.cli import _parser
 
     parsed = _parser().parse_args(["search", "a", "b", *SEARCH_OPTIONS, "--out", "c"])
-    assert parsed.scorer == "function:llm_expo.demo.positivity:score"
+    assert parsed.scorer == ["function:llm_expo.demo.positivity:score"]
     assert parsed.write == "ship"

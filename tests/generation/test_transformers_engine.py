@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -19,9 +21,9 @@ from llm_expo.checkpoints import Checkpoint
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation import Prompt, Request, Sampling, TransformersEngine
 from llm_expo.generation.decoding import decode
-from llm_expo.generation.moving import InMemory, OnDisk, fits_in_memory
+from llm_expo.generation.moving import InMemory, OnDisk, Scaled, fits_in_memory
 from llm_expo.testing import WORDS, tiny_pair
-from llm_expo.weights import Direction, apply, plan, write, write_difference
+from llm_expo.weights import Direction, adapter_on_theta0, apply, plan, plan_adapter, write, write_difference
 
 CPU = torch.device("cpu")
 SAMPLING = Sampling(max_tokens=12)
@@ -98,6 +100,21 @@ def test_live_weights_of_a_difference(tmp_path):
     assert all(reply.tokens for reply in replies)
     # as theta0 it is written for each alpha
     assert not fits_in_memory(Direction.open(tmp_path / "kept", theta1, as_given=True), CPU)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_live_weights_in_another_type_are_those_that_apply_writes(tmp_path, dtype):
+    folders = tiny_pair(tmp_path)
+    direction = Direction.open(*folders)
+    live = InMemory(direction, CPU, False, dtype=dtype)
+    disk = OnDisk(direction, CPU, False, tmp_path / "scratch", dtype)
+    for alpha in (0.0, 0.7, -1.0, 0.0):
+        write(plan(direction, alpha, dtype=dtype), tmp_path / "out")
+        written = weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto"))
+        assert {tensor.dtype for tensor in written.values()} == {getattr(torch, dtype)}
+        assert_same_bits(weights(live.at(alpha)), written)
+        assert_same_bits(weights(disk.at(alpha)), written)
+        shutil.rmtree(tmp_path / "out")
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_neox"])
@@ -361,3 +378,41 @@ def test_out_of_memory_halves_what_is_computed_together(engine, monkeypatch, cap
     monkeypatch.setattr("llm_expo.generation.transformers_engine.decode", refused)
     with pytest.raises(EngineError, match="memory does not suffice for a single reply; lower --max-tokens"):
         list(engine.generate(0.0, [requests(engine, 1, 2)]))
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_at_rest_it_holds_no_weights_and_replies_the_same_afterwards(pair, tmp_path, low_memory):
+    engine = TransformersEngine(
+        Direction.open(*pair), SAMPLING, device="cpu", low_memory=low_memory, scratch=tmp_path / "scratch"
+    )
+    engine.rest()
+    first = list(engine.generate(0.8, [requests(engine, 1, 2)]))
+    held = weakref.ref(engine._model(0.8))
+    engine.rest()
+    assert held() is None
+    assert list(engine.generate(0.8, [requests(engine, 1, 2)])) == first
+
+
+def test_an_adapter_is_scaled_and_no_weights_move(pair, lora, tmp_path):
+    adapter = lora(pair[0], "adapter", use_rslora=True, r=3, lora_alpha=5)
+    direction = Direction.open(pair[0], adapter)
+    live = Scaled(direction, adapter_on_theta0(direction), CPU, False)
+    tokens = torch.arange(2, 12)[None]
+    before = weights(live.at(0.0))
+    for alpha in (0.0, 0.7, -1.0, 2.5):
+        write(plan_adapter(direction.initial, direction.aligned.adapter, alpha), tmp_path / f"a{alpha}")
+        base = AutoModelForCausalLM.from_pretrained(pair[0])
+        written = PeftModel.from_pretrained(base, tmp_path / f"a{alpha}").eval()
+        with torch.inference_mode():
+            assert torch.equal(live.at(alpha)(tokens).logits, written(tokens).logits)
+    assert_same_bits(weights(live.at(0.0)), before)
+    engine = TransformersEngine(direction, SAMPLING, device="cpu")
+    [at_theta1], [far] = (list(engine.generate(alpha, [requests(engine, 1, 2)])) for alpha in (0.0, 8.0))
+    assert at_theta1 != far
+    assert isinstance(engine._live, Scaled)
+
+
+def test_an_adapter_that_is_more_than_a_scale_goes_the_other_way(pair, lora):
+    saved = Direction.open(pair[0], lora(pair[0], "saved", modules_to_save=["lm_head"]))
+    assert adapter_on_theta0(saved) is None
+    assert adapter_on_theta0(Direction.open(*pair)) is None

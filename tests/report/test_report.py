@@ -2,22 +2,37 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
 from llm_expo.generation import Prompt
 from llm_expo.report import as_json, as_markdown, model_card, words, write_report
-from llm_expo.search import Outcome, Verdict
+from llm_expo.report.record import event_as_json
+from llm_expo.scoring.endpoint import Bill
+from llm_expo.scoring.judge import Record
+from llm_expo.search import Outcome, Round, Verdict
+from llm_expo.search.events import Begun, Tried
 from llm_expo.search.outcome import Example, Row
 from llm_expo.search.symptoms import Symptoms
+from llm_expo.search.verdict import Confirmed, decide
 from llm_expo.stats import Interval
 
 GAIN = Interval(0.5, 0.1, 0.3, 0.7, 40)
 HOSTILE = "```\n</pre><script>alert(1)</script>\n````\n# A heading\n"
 
 
+THETA1 = Confirmed([0.0, 2.0] * 20, [60.0] * 40)
+BETTER = Confirmed([reward + 0.5 + (place % 3 - 1) / 10 for place, reward in enumerate(THETA1.rewards)], [60.0] * 40)
+SHIPS, NOTHING = decide(2.0, BETTER, THETA1), decide(0.0, THETA1, THETA1)
+UNCLEAR = decide(2.0, Confirmed([*THETA1.rewards[1:], 0.1], THETA1.tokens), THETA1)
+
+
 def row(alpha, gain=GAIN):
-    return Row(alpha, 40, 1.25, None if alpha == 0 else gain, -1.5, Symptoms(61.2, 0.25, 0.9))
+    return Row(alpha, 40, 1.25, None if alpha == 0 else gain, -1.5, Symptoms(61.2, 0.25, 0.9), (), None, None)
+
+
+COLLAPSED = Row(8.0, 0, None, None, None, None, (), None, "it_loops")
 
 
 def outcome(folder, **changes):
@@ -26,13 +41,13 @@ def outcome(folder, **changes):
         "theta0": folder / "theta0",
         "theta1": folder / "theta1",
         "settings": {"scorer": "function:a_b:<c>", "seed": 42, "confirm_share": 0.25},
-        "search": (row(0.0), row(2.0), row(4.0)),
+        "rounds": (Round({0.0: 40, 2.0: 40}, "the ladder"),),
+        "search": (row(0.0), row(2.0), row(4.0), COLLAPSED),
         "confirm": (row(-1.0), row(0.0), row(2.0)),
-        "choice": 2.0,
-        "verdict": Verdict.SHIP,
-        "gain": GAIN,
+        "decision": SHIPS,
         "gain_of_training": Interval(0.1, 0.1, -0.1, 0.3, 40),
         "costs": {"generate": (10.0, 500), "score f": (0.5, 0)},
+        "records": {"judge:m": Record(8, 0, 0.5, Bill(8, 1234, 16, 0, None))},
         "model": folder / "model",
         "examples": (Example(Prompt("a|b*", ({"role": "user", "content": HOSTILE},)), {-1.0: "x", 2.0: HOSTILE}),),
     }
@@ -43,36 +58,42 @@ def test_every_verdict_in_words(tmp_path):
     def say(**changes):
         return " ".join(words.decision(outcome(tmp_path, **changes)))
 
-    assert say().startswith(
-        "SHIP: alpha 2 - theta1 = +0.500 (95 % interval +0.300 to +0.700), on 40 prompts that the search never saw: "
-        "better than theta1."
-    )
+    assert say().startswith("SHIP: better than theta1. Reward: alpha 2 - theta1 = +0.497")
     assert f"The model is in {tmp_path / 'model'}." in say()
-    wide = Interval(0.1, 0.1, -0.1, 0.3, 40)
-    underpowered = say(verdict=Verdict.UNDERPOWERED, gain=wide, model=None)
-    assert "about 1364 more prompts (--extend) would show it in four cases of five" in underpowered
+    underpowered = say(decision=UNCLEAR, model=None)
+    assert UNCLEAR.verdict is Verdict.UNDERPOWERED and UNCLEAR.prompts_needed == 3293
+    assert "Add prompts with --extend: 3293 to confirm on" in underpowered
+    assert "25% are set aside to confirm on: add about 13,012." in underpowered
     assert "No model was written; --write always writes it all the same." in underpowered
-    assert "no gain that matters. Keep theta1." in say(verdict=Verdict.NO_GAIN, gain=wide, model=None)
-    nothing = say(verdict=Verdict.NO_GAIN, gain=None, choice=0.0, model=None)
+    nothing = say(decision=NOTHING, model=None)
     assert "no alpha did better than theta1 on the search prompts. Keep theta1." in nothing
     assert "--write" not in nothing
-    assert "alpha 4 is the largest that was tried: the best one may lie beyond" in say(choice=4.0)
+    assert "the largest that was tried" not in say()
+    highest = say(search=(row(0.0), row(2.0)))
+    assert "alpha 2 is the largest that was tried: the best one may lie beyond" in highest
 
 
 def test_the_page_holds_the_tables_and_fences_what_models_wrote(tmp_path):
     page = as_markdown(outcome(tmp_path))
-    assert "| 2 | 1.250 | +0.500 ± 0.100 | 61 | 25% | -1.50 | 0.90 |" in page
-    assert "| 0 (theta1) | 1.250 |  | 61 |" in page
+    assert "| 2 | 40 | 1.250 | +0.500 ± 0.100 | 61 | 25% | -1.50 | 0.90 |  |" in page
+    assert "| 0 (theta1) | 40 | 1.250 |  | 61 |" in page
+    assert "| 8 | 0 |  |  |  |  |  |  | collapsed |" in page
+    assert "alpha 8 has collapsed: it\\_loops" in page
+    assert "- the ladder" in page
     assert f"`````text\n{HOSTILE}\n`````" in page
     assert "### a\\|b\\*" in page
     assert "- scorer: function:a\\_b:\\<c\\>" in page
+    assert "- judge:m: weighted 8, none 0, first 0.5, answers 8, tokens in 1,234, tokens out 16, uncounted 0" in page
     assert "- generate: 10.0 s, 500 tokens (50 a second)" in page
 
 
 def test_json_is_whole(tmp_path):
     record = json.loads(json.dumps(as_json(outcome(tmp_path)), allow_nan=False))
     assert record["verdict"] == "SHIP"
-    assert record["gain"] == dataclasses.asdict(GAIN)
+    assert record["search"][1]["gain"] == dataclasses.asdict(GAIN)
+    assert record["decision"]["gain"]["n"] == 40
+    assert record["decision"]["at_equal_length"]["low"] > 0
+    assert record["rounds"] == [{"wanted": {"0.0": 40, "2.0": 40}, "why": "the ladder"}]
     assert record["search"][1]["symptoms"]["distinct_openings"] == 0.9
     assert record["costs"]["generate"] == {"seconds": 10.0, "tokens": 500}
     assert record["examples"][0]["replies"] == {"-1.0": "x", "2.0": HOSTILE}
@@ -86,6 +107,21 @@ def test_files_are_written_beside_the_study_and_the_model(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "report.json", "report.md"]
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_the_card_says_the_verdict(tmp_path, verdict):
-    assert f"**{verdict}: " in model_card(outcome(tmp_path, verdict=verdict))
+@pytest.mark.parametrize("decision", [SHIPS, UNCLEAR, NOTHING])
+def test_the_card_says_the_verdict(tmp_path, decision):
+    assert f"**{decision.verdict}: " in model_card(outcome(tmp_path, decision=decision))
+
+
+def test_what_is_not_known_is_null(tmp_path):
+    """Without any replies of equal length, the regression's interval is infinite."""
+    longer = decide(2.0, Confirmed(BETTER.rewards, [90.0] * 40), THETA1)
+    record = json.loads(json.dumps(as_json(outcome(tmp_path, decision=longer)), allow_nan=False))
+    assert record["decision"]["at_equal_length"]["low"] is None
+    assert record["verdict"] == "GAIN IS LENGTH"
+
+
+def test_events_are_json():
+    begun = event_as_json(Begun(1, Round({0.0: 8}, "the ladder")))
+    assert begun == {"event": "begun", "number": 1, "round": {"wanted": {"0.0": 8}, "why": "the ladder"}}
+    tried = event_as_json(Tried("search", 8.0, 0, math.nan, None, "it loops"))
+    assert (tried["event"], tried["reward"], tried["collapsed"]) == ("tried", None, "it loops")

@@ -68,8 +68,7 @@ def test_a_module_that_fails_is_told_apart_from_a_missing_function(tmp_path, mon
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("", "is no scorer; write reward-model:PATH_OR_ID or function:package.module:name"),
-        ("judge:gpt", "is no scorer"),
+        ("", "is no scorer; write reward-model:PATH_OR_ID, function:package.module:name, file:"),
         ("reward-model:", "is no scorer"),
         ("function:json", "write function:package.module:name"),
         ("function::name", "write function:package.module:name"),

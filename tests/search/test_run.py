@@ -1,6 +1,7 @@
 """The loop on an engine without a model: what is asked for, what is decided, and that a killed search ends the same."""
 
 import json
+import math
 import multiprocessing
 import random
 import resource
@@ -11,20 +12,22 @@ import time
 import pytest
 
 from llm_expo.errors import OutputError, ScorerError, StudyError
-from llm_expo.generation import Prompt, Sampling, TransformersEngine
+from llm_expo.generation import Prompt, Reply, Sampling, TransformersEngine
 from llm_expo.scoring import FunctionScorer
-from llm_expo.search import Grid, Paper, Verdict, search
-from llm_expo.search.run import Done, Tried
+from llm_expo.search import Budget, Grid, Paper, Race, Round, Verdict, search
+from llm_expo.search.events import Begun, Done, Tried
 from llm_expo.testing import FakeEngine, FakeScorer, peak
 from llm_expo.weights import Direction
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7) + str(i)},)) for i in range(90)]
 WORDED = [Prompt(f"w{i}", ({"role": "user", "content": f"the cat {'sun ' * i}"},)) for i in range(12)]
 PEAK = peak(2.5)
+PAPER = Paper((2.0, 1.0, 0.5))
 ROWS = (
     "SELECT * FROM prompts ORDER BY id",
-    "SELECT * FROM completions ORDER BY alpha, prompt, sample",
-    "SELECT * FROM rewards ORDER BY alpha, prompt, sample, scorer",
+    "SELECT alpha, prompt, text, tokens, truncated FROM completions ORDER BY alpha, prompt",
+    "SELECT alpha, prompt, scorer, reward FROM rewards ORDER BY alpha, prompt, scorer",
+    "SELECT alpha, prompt, under, value FROM log_probabilities ORDER BY alpha, prompt, under",
 )
 
 
@@ -38,7 +41,7 @@ def by_length(conversations):
 
 
 def find(direction, out, *, curve=PEAK, prompts=PROMPTS, engine=None, scorer=None, **options):
-    options = {"strategy": Paper((2.0, 1.0, 0.5)), "batch_size": 12, **options}
+    options = {"strategy": PAPER, "batch_size": 12, **options}
     return search(direction, prompts, engine or FakeEngine(curve), scorer or FakeScorer(), out, **options)
 
 
@@ -53,23 +56,27 @@ def test_the_best_alpha_is_found_confirmed_and_written(direction, tmp_path):
     assert outcome.verdict is Verdict.SHIP
     assert 1.5 <= outcome.choice <= 3.5
     assert [row.alpha for row in outcome.search] == sorted(row.alpha for row in outcome.search)
-    assert max(outcome.search, key=lambda row: row.reward).alpha == outcome.choice
     assert [row.alpha for row in outcome.confirm] == [-1.0, 0.0, outcome.choice]
     assert (outcome.search[0].prompts, outcome.confirm[0].prompts) == (60, 30)
-    assert outcome.gain is not None and outcome.gain.low > 0
+    assert outcome.decision.gain is not None and outcome.decision.gain.low > 0
     assert outcome.model == tmp_path / "s" / "model"
     assert json.loads((outcome.model / "llm_expo.json").read_text())["alpha"] == outcome.choice
     for row in outcome.search:
-        assert row.log_probability == pytest.approx(-2 - row.alpha)
+        assert row.log_probability == pytest.approx(-1 - 0.02 * (1 + row.alpha))
     tried = [event for event in events if isinstance(event, Tried)]
     assert len(tried) == len(outcome.search) + len(outcome.confirm)
     done = [event for event in events if isinstance(event, Done) and event.activity == "generate"]
-    assert {(event.done, event.total) for event in done if event.done == event.total} == {(60, 60), (30, 30)}
+    assert {(event.done, event.total) for event in done if event.done == event.total} == {
+        (16, 16),  # theta0 and theta1, for the guard
+        (44, 44),  # the rest of theta1
+        (60, 60),
+        (30, 30),
+    }
 
 
 def test_nothing_is_written_where_nothing_helps(direction, tmp_path):
     outcome = find(direction, tmp_path / "s", curve=lambda alpha: -abs(alpha))
-    assert (outcome.choice, outcome.verdict, outcome.gain, outcome.model) == (0.0, Verdict.NO_GAIN, None, None)
+    assert (outcome.choice, outcome.verdict, outcome.decision.gain, outcome.model) == (0.0, Verdict.NO_GAIN, None, None)
     assert not (tmp_path / "s" / "model").exists()
 
 
@@ -90,9 +97,9 @@ def test_an_alpha_that_only_looked_good_is_not_shipped(direction, tmp_path):
 
 
 def test_writing_can_be_forced_and_forbidden(direction, tmp_path):
-    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((0.1,))}
+    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((1.0,))}
     outcome = find(direction, tmp_path / "a", **slight, prompts=PROMPTS[:36], write_model="always")
-    assert (outcome.choice, outcome.verdict) == (0.1, Verdict.UNDERPOWERED)
+    assert (outcome.choice, outcome.verdict) == (1.0, Verdict.UNDERPOWERED)
     assert outcome.model is not None
     assert find(direction, tmp_path / "n", write_model="never").model is None
     assert not (tmp_path / "n" / "model").exists()
@@ -117,9 +124,10 @@ def test_an_earlier_model_is_replaced_whole_and_what_is_not_ours_is_left(directi
 def test_every_extension_asks_for_more_confidence(direction, tmp_path):
     """Looking again and again at a growing study must not wear its error down."""
     confidences = [
-        find(direction, tmp_path / "s", prompts=PROMPTS[:n], extend=n > 30).gain.confidence for n in (30, 60, 90)
+        find(direction, tmp_path / "s", prompts=PROMPTS[:n], extend=n > 30).decision.gain.confidence
+        for n in (30, 60, 90)
     ]
-    assert confidences == [0.95, 0.975, 0.9875]
+    assert confidences == [0.9, 0.95, 0.975]
 
 
 def test_a_finished_study_loads_no_model(tmp_path, pair):
@@ -141,7 +149,7 @@ def test_a_finished_study_only_reads(direction, tmp_path):
 def test_every_prompt_is_answered_once_and_confirm_prompts_only_by_finalists(direction, tmp_path):
     engine = FakeEngine(peak(2.5))
     outcome = find(direction, tmp_path / "s", engine=engine)
-    assert len(engine.generated) == len(set(engine.generated)) == 60 * len(outcome.search) + 30 * 3
+    assert len(engine.generated) == len(set(engine.generated)) == 16 + 60 * len(outcome.search) + 30 * 3
 
 
 def test_extending_walks_the_way_again_with_more_prompts(direction, tmp_path):
@@ -187,7 +195,7 @@ class Failing(FakeScorer):
 )
 def test_a_failing_scorer_loses_nothing(direction, tmp_path, how, words):
     with pytest.raises(ScorerError, match=words):
-        find(direction, tmp_path / "s", scorer=Failing(11, how))
+        find(direction, tmp_path / "s", scorer=Failing(3, how))
     engine = FakeEngine(peak(2.5))
     find(direction, tmp_path / "s", engine=engine)
     find(direction, tmp_path / "whole")
@@ -202,13 +210,15 @@ class Slow(FakeEngine):
             yield replies
 
 
-def test_a_killed_search_ends_as_one_that_ran_through(direction, tmp_path):
-    whole = find(direction, tmp_path / "whole")
+@pytest.mark.parametrize("strategy", [PAPER, Race()])
+def test_a_killed_search_ends_as_one_that_ran_through(direction, tmp_path, strategy):
+    whole = find(direction, tmp_path / "whole", strategy=strategy, write_model="always")
     fork = multiprocessing.get_context("fork")
     moments = random.Random(7)
     kills = 0
     for _ in range(60):
-        process = fork.Process(target=find, args=(direction, tmp_path / "s"), kwargs={"engine": Slow(peak(2.5))})
+        options = {"engine": Slow(peak(2.5)), "strategy": strategy, "write_model": "always"}
+        process = fork.Process(target=find, args=(direction, tmp_path / "s"), kwargs=options)
         process.start()
         process.join(moments.uniform(0.005, 0.12))
         if process.exitcode is not None:
@@ -217,9 +227,9 @@ def test_a_killed_search_ends_as_one_that_ran_through(direction, tmp_path):
         process.join()
         kills += 1
     assert kills >= 5
-    resumed = find(direction, tmp_path / "s")
+    resumed = find(direction, tmp_path / "s", strategy=strategy, write_model="always")
     assert rows(tmp_path / "s") == rows(tmp_path / "whole")
-    for field in ("search", "confirm", "choice", "verdict", "gain", "examples"):
+    for field in ("rounds", "search", "confirm", "decision", "examples"):
         assert getattr(resumed, field) == getattr(whole, field)
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
 
@@ -244,3 +254,152 @@ def test_a_full_disk_is_told_and_loses_nothing(direction, tmp_path):
     find(direction, tmp_path / "s")
     find(direction, tmp_path / "whole")
     assert rows(tmp_path / "s") == rows(tmp_path / "whole")
+
+
+def completions(folder):
+    with sqlite3.connect(folder / "study.sqlite") as database:
+        return dict(
+            database.execute(
+                "SELECT alpha, count(*) FROM completions JOIN prompts ON id = prompt "
+                "WHERE part = 'search' GROUP BY alpha"
+            )
+        )
+
+
+def test_a_race_finds_the_best_alpha_with_a_budget(direction, tmp_path):
+    events = []
+    outcome = find(direction, tmp_path / "s", strategy=Race(Budget(150)), watch=events.append)
+    assert outcome.verdict is Verdict.SHIP
+    assert PEAK(outcome.choice) > 0.9
+    asked = completions(tmp_path / "s")
+    assert sum(asked.values()) <= 150 + 2 * 16  # the guard's own are not of the budget
+    begun = [event for event in events if isinstance(event, Begun)]
+    assert [event.number for event in begun] == list(range(1, len(begun) + 1))
+    assert [event.round for event in begun] == list(outcome.rounds)
+    assert "the ladder" in outcome.rounds[0].why
+
+
+class Degenerate(FakeEngine):
+    """From alpha 3 on, everybody is told the same, at length; the reward rises all the way."""
+
+    def generate(self, alpha, batches):
+        for replies in super().generate(alpha, batches):
+            if alpha >= 3:
+                replies = [Reply(str(alpha), tuple(range(3, 60)), False) for _ in replies]
+            yield replies
+
+
+def test_a_collapse_ends_the_climb_and_is_told(direction, tmp_path):
+    engine = Degenerate(lambda alpha: alpha)
+    outcome = find(direction, tmp_path / "s", engine=engine, strategy=Race())
+    assert 0 < outcome.choice < 3
+    collapsed = {row.alpha: row.collapsed for row in outcome.search if row.collapsed}
+    assert collapsed
+    assert all(alpha >= 3 and "of openings are distinct" in said for alpha, said in collapsed.items())
+    asked = completions(tmp_path / "s")
+    assert max(asked) <= max(collapsed)  # nothing behind the cliff
+    assert all(asked[alpha] <= 12 for alpha in collapsed)
+
+
+def test_a_collapsed_alpha_is_abandoned_midway(direction, tmp_path):
+    engine = Degenerate(lambda alpha: alpha)
+    outcome = find(direction, tmp_path / "s", engine=engine, strategy=Grid((1.0, 8.0)))
+    assert completions(tmp_path / "s")[8.0] == 12  # a batch
+    assert outcome.choice == 1.0
+
+
+def test_an_alpha_that_has_forgotten_theta1_is_not_even_asked(direction, tmp_path):
+    outcome = find(direction, tmp_path / "s", engine=FakeEngine(PEAK, drift=0.3), strategy=Grid((1.0, 30.0)))
+    assert 30.0 not in completions(tmp_path / "s")
+    [row] = [row for row in outcome.search if row.alpha == 30.0]
+    assert (row.prompts, row.reward, row.symptoms) == (0, None, None)
+    assert row.collapsed.startswith("log-probability of theta1's replies")
+
+
+class Wordy(FakeEngine):
+    """Extrapolation makes replies longer, and nothing else."""
+
+    def generate(self, alpha, batches):
+        for replies in super().generate(alpha, batches):
+            yield [
+                Reply(reply.text, (*reply.tokens[:1], *range(round(50 * math.exp(float(reply.text) / 2)))), False)
+                for reply in replies
+            ]
+
+
+def test_a_gain_that_is_length_is_not_shipped(direction, tmp_path):
+    engine = Wordy(lambda alpha: 2 + min(alpha, 2) / 2, noise=0.2)
+    outcome = find(direction, tmp_path / "s", engine=engine)
+    assert (outcome.verdict, outcome.model) == (Verdict.GAIN_IS_LENGTH, None)
+
+
+class Contrary(FakeScorer):
+    name = "contrary"
+
+    def score(self, conversations):
+        return [-reward for reward in super().score(conversations)]
+
+
+def test_a_second_scorer_checks_and_does_not_choose(direction, tmp_path):
+    outcome = find(direction, tmp_path / "s", scorer=[FakeScorer(), Contrary()])
+    assert (outcome.verdict, outcome.model) == (Verdict.SCORERS_DISAGREE, None)
+    assert 1.5 <= outcome.choice <= 3.5
+    with sqlite3.connect(tmp_path / "s" / "study.sqlite") as database:
+        asked = "SELECT DISTINCT part FROM rewards JOIN prompts ON id = prompt WHERE scorer = 'contrary'"
+        assert database.execute(asked).fetchall() == [("confirm",)]
+
+
+class Preferring:
+    """Prefers the larger number."""
+
+    name = "preferring"
+
+    def compare(self, conversations, baselines):
+        texts = [conversation[-1]["content"] for conversation in conversations]
+        return [(float(a) > float(b)) + (a == b) / 2 for a, b in zip(texts, baselines, strict=True)]
+
+
+def test_a_scorer_that_compares_has_theta1_answer_as_much(direction, tmp_path):
+    outcome = find(direction, tmp_path / "s", engine=FakeEngine(PEAK, noise=0.4), scorer=Preferring(), strategy=Race())
+    assert outcome.verdict is Verdict.SHIP
+    assert outcome.decision.least_gain == 0.05
+    asked = completions(tmp_path / "s")
+    assert asked[0.0] == max(asked.values())
+    assert [row.reward for row in outcome.confirm if row.alpha == 0] == [0.5]
+
+
+def test_a_strategy_that_asks_for_what_the_guard_forbids_comes_to_an_end(direction, tmp_path):
+    class Stubborn:
+        def __repr__(self):
+            return "Stubborn()"
+
+        def __call__(self, seen):
+            return Round({0.0: 20, 30.0: 20}, "again and again")
+
+    outcome = find(direction, tmp_path / "s", engine=FakeEngine(PEAK, drift=0.3), strategy=Stubborn())
+    assert (outcome.choice, outcome.verdict) == (0.0, Verdict.NO_GAIN)
+
+
+def test_engine_and_scorer_take_turns(direction, tmp_path):
+    told = []
+
+    class Engine(FakeEngine):
+        def move(self, alpha):
+            told.append("move")
+
+        def rest(self):
+            told.append("engine rests")
+
+    class Scorer(FakeScorer):
+        def score(self, conversations):
+            told.append("score")
+            return super().score(conversations)
+
+        def rest(self):
+            told.append("scorer rests")
+
+    outcome = find(direction, tmp_path / "s", engine=Engine(PEAK), scorer=Scorer(), turns=True)
+    whole = " ".join(told)
+    assert whole.count("engine rests score scorer rests") == whole.count("score scorer") == len(outcome.rounds) + 1
+    assert whole.count("scorer rests move") == len(outcome.rounds) + 1
+    assert find(direction, tmp_path / "t").decision == outcome.decision

@@ -5,6 +5,7 @@ import pytest
 from llm_expo.errors import PromptError, StudyError
 from llm_expo.generation import Prompt, Reply
 from llm_expo.search import Study
+from llm_expo.search.study import Spending
 
 SETTINGS = {"seed": 42, "scorer": "fake"}
 ENVIRONMENT = {"torch": "2"}
@@ -20,43 +21,45 @@ def encode(some):
     return [(7,) * len(prompt.messages[0]["content"].split()) for prompt in some]
 
 
-def lengths(some):
-    return list(map(len, encode(some)))
+def enrol(study, some, extend=False):
+    study.enrol(some, encode, confirm_share=0.25, extend=extend)
 
 
-def enrol(study, some, extend=False, batch_size=4):
-    study.enrol(some, encode, confirm_share=0.25, batch_size=batch_size, extend=extend)
+def ids(study, part):
+    return [each.prompt.id for each in study.enrolled(part)]
 
 
-def test_split_and_batches_are_fixed_and_sorted_by_length(tmp_path):
+def both(study):
+    return {part: ids(study, part) for part in ("search", "confirm")}
+
+
+def test_split_and_order_are_fixed(tmp_path):
     with Study.open(tmp_path / "s") as study:
         study.settle(SETTINGS, ENVIRONMENT)
         enrol(study, prompts(40))
-        search, confirm = study.prompts("search"), study.prompts("confirm")
-        batches = study.unanswered(0.0, "search")
-    assert (len(search), len(confirm)) == (30, 10)
-    assert {p.id for p in search}.isdisjoint(p.id for p in confirm)
-    assert [len(batch) for batch in batches] == [4] * 7 + [2]
-    assert lengths(search) == sorted(lengths(search), reverse=True)
+        parts = both(study)
+        tokens = [len(each.tokens) for each in study.enrolled("confirm")]
+    assert [len(each) for each in parts.values()] == [30, 10]
+    assert set(parts["search"]).isdisjoint(parts["confirm"])
+    assert tokens == sorted(tokens, reverse=True)
+    assert parts["search"] != sorted(parts["search"])  # the first of them stand for the rest
     with Study.open(tmp_path / "s") as study:
         enrol(study, list(reversed(prompts(40))))
-        assert study.prompts("search") == search
-        assert study.unanswered(0.0, "search") == batches
+        assert both(study) == parts
         answer(study)
         enrol(study, prompts(40))
-        assert study.prompts("search") == search
-        assert study.unanswered(0.0, "search") == batches[1:]
+        assert both(study) == parts
 
 
-def test_extending_keeps_the_old_batches(tmp_path):
+def test_extending_adds_behind(tmp_path):
     with Study.open(tmp_path / "s") as study:
         enrol(study, prompts(40))
         answer(study)
-        before = {part: study.unanswered(0.0, part) for part in ("search", "confirm")}
+        before = both(study)
         enrol(study, prompts(20, start=40), extend=True)
-        for part, batches in before.items():
-            assert study.unanswered(0.0, part)[: len(batches)] == batches
-        assert len(study.prompts("search")) + len(study.prompts("confirm")) == 60
+        for part, held in both(study).items():
+            assert held[: len(before[part])] == before[part]
+        assert sum(map(len, both(study).values())) == 60
         enrol(study, prompts(40))  # the first file, resumed
         enrol(study, prompts(60))  # both, resumed
         with pytest.raises(StudyError, match="the study has 60 prompts; of the 5 given now, 0 are not among them"):
@@ -65,7 +68,7 @@ def test_extending_keeps_the_old_batches(tmp_path):
             enrol(study, prompts(70))
         again = [Prompt(f"new name {p.id}", p.messages) for p in prompts(10)]
         enrol(study, again, extend=True)  # the same texts under other names would stand on both sides
-        assert len(study.prompts("search")) + len(study.prompts("confirm")) == 60
+        assert sum(map(len, both(study).values())) == 60
         assert study.extensions() == 1
         with pytest.raises(PromptError, match="p3: stands in the study with another text"):
             enrol(study, [Prompt("p3", ({"role": "user", "content": "other"},))], extend=True)
@@ -79,39 +82,42 @@ def test_too_few_prompts(tmp_path):
 def test_rows_come_back_as_they_went_in(tmp_path):
     with Study.open(tmp_path / "s") as study:
         enrol(study, prompts(40))
-        [first, *_] = study.unanswered(0.5, "search")
-        replies = [Reply(f"text {each.prompt.id} \x00 \ud7ff 😀", (1, 2, 3), truncated=False) for each in first]
+        first = study.enrolled("search")[:4]
+        names = [each.prompt.id for each in first]
+        replies = [Reply(f"text {name} \x00 \ud7ff 😀", (1, 2, 3), truncated=False) for name in names]
         study.add_replies(0.5, first, replies, seconds=2.0)
-        assert first not in study.unanswered(0.5, "search")
-        assert first in study.unanswered(0.25, "search")
-        [unscored] = study.unscored("fake", 0.5, "search")
-        assert [completion.reply for completion in unscored] == replies
-        assert unscored[0].conversation[-1] == {"role": "assistant", "content": replies[0].text}
-        study.add_rewards("fake", unscored, [1.0, 2.0, 3.0, 4.0], seconds=0.5)
-        assert study.unscored("fake", 0.5, "search") == []
-        assert len(study.unscored("other", 0.5, "search")) == 1
-        assert study.replies(0.5, "search") == replies
-        with pytest.raises(KeyError):
-            study.rewards("fake", 0.5, "search")
-        assert study.costs() == {"generate": (2.0, 12), "score fake": (0.5, 0)}
+        assert study.replies(0.5) == dict(zip(names, replies, strict=True))
+        assert (study.replies(0.25), study.alphas()) == ({}, [0.5])
+        study.add_rewards("fake", [(0.5, name, 1.0) for name in names[:2]], seconds=0.5)
+        assert study.rewards("fake", 0.5) == {names[0]: 1.0, names[1]: 1.0}
+        assert study.rewards("other", 0.5) == {}
+        study.add_log_probabilities(0.5, -1.0, names[:1], [-2.5], seconds=0.25)
+        assert study.log_probabilities(0.5, -1.0) == {names[0]: -2.5}
+        assert study.log_probabilities(0.5, 0.0) == study.log_probabilities(-1.0, 0.5) == {}
+        spent = study.spent(0.5)
+        assert spent[names[0]] == Spending(1, 3, generating=0.5, scoring=0.25, reading=0.25)
+        assert sum(spent.values(), Spending()) == Spending(4, 12, generating=2.0, scoring=0.5, reading=0.25)
+        study.add_move(3.0)
+        assert study.moves() == [3.0]
 
 
 def test_a_batch_is_committed_whole_or_not_at_all(tmp_path):
     with Study.open(tmp_path / "s") as study:
         enrol(study, prompts(40))
-        [first, *_] = study.unanswered(0.0, "search")
+        first = study.enrolled("search")[:4]
         bad = [Reply("fine", (1,), False)] * 3 + [Reply("no text", (object(),), False)]
         with pytest.raises(TypeError):
             study.add_replies(0.0, first, bad, seconds=1.0)
         with pytest.raises(sqlite3.IntegrityError):
             study.add_replies(0.0, [*first[:3], first[0]], [Reply("x", (1,), False)] * 4, seconds=1.0)
-        assert study.unanswered(0.0, "search")[0] == first
-        assert study.costs() == {}
+        assert study.replies(0.0) == {}
+        with pytest.raises(sqlite3.IntegrityError):
+            study.add_rewards("fake", [(0.0, first[0].prompt.id, 1.0)], seconds=1.0)  # of no reply
 
 
-def answer(study, n=1):
-    for batch in study.unanswered(0.0, "search")[:n]:
-        study.add_replies(0.0, batch, [Reply("x", (1,), False)] * len(batch), seconds=1.0)
+def answer(study):
+    first = study.enrolled("search")[:4]
+    study.add_replies(0.0, first, [Reply("x", (1,), False)] * len(first), seconds=1.0)
 
 
 def test_other_settings_are_named_with_both_values(tmp_path, caplog):
@@ -132,8 +138,8 @@ def test_a_study_without_replies_takes_other_settings_and_prompts(tmp_path):
         study.settle(SETTINGS, ENVIRONMENT)
         enrol(study, prompts(40))
         study.settle({**SETTINGS, "seed": 43}, ENVIRONMENT)
-        enrol(study, prompts(20, start=100), batch_size=5)
-        assert len(study.prompts("search")) + len(study.prompts("confirm")) == 20
+        enrol(study, prompts(20, start=100))
+        assert sum(map(len, both(study).values())) == 20
         answer(study)
         with pytest.raises(StudyError, match="seed was 43"):
             study.settle(SETTINGS, ENVIRONMENT)
@@ -168,7 +174,7 @@ def test_what_fails_before_the_first_reply_leaves_nothing(tmp_path):
     with pytest.raises(StudyError), Study.open(tmp_path / "s") as study:
         enrol(study, prompts(3))
     with Study.open(tmp_path / "s") as study:
-        assert study.replies(0.0, "search")
+        assert study.replies(0.0)
 
 
 def test_places_that_cannot_be(tmp_path):
@@ -191,5 +197,5 @@ def test_foreign_folders_and_files(tmp_path):
     database = sqlite3.connect(tmp_path / "later" / "study.sqlite")
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 1"), Study.open(tmp_path / "later"):
+    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 2"), Study.open(tmp_path / "later"):
         pass

@@ -242,3 +242,31 @@ def test_distance_of_mixed_types_counts_in_the_coarser_one() -> None:
     found, _ = distance(raw(before), "F32", raw(after), "BF16")
     assert (found.equal, found.one_ulp) == (2, 1)
     assert found + found == Distance(8, 4, 2, 2 * found.squared, 2 * found.squared_initial, 2 * found.squared_aligned)
+
+
+@pytest.mark.parametrize("alpha", [0.3, -0.7, 0.0, -1.0])
+@pytest.mark.parametrize("out", CODES)
+@pytest.mark.parametrize("code", CODES)
+def test_without_the_tally_the_bits_are_the_same(code: str, out: str, alpha: float) -> None:
+    before, after = random_pair(code, 2500)
+    expected, _, _ = moved(before, after, alpha, out)
+    result, tally, bad = moved(before, after, alpha, out, tally=False)
+    assert raw(result) == raw(expected)
+    assert (tally.differing, tally.along, bad) == (0, 0.0, None)
+    if out == code:  # in the place of one of the two
+        for side in (before, after):
+            place = raw(side)
+            sides = [place if each is side else raw(each) for each in (before, after)]
+            step(sides[0], code, sides[1], code, place, code, alpha, tally=False)
+            assert place == raw(expected)
+
+
+@pytest.mark.parametrize("place", [3, 1024, 2400])
+def test_without_the_tally_what_is_not_finite_is_found(place: int) -> None:
+    for code in CODES:
+        for side in (0, 1):
+            sides = random_pair(code, 2500)
+            sides[side][place] = math.inf
+            assert moved(*sides, 0.5, code, tally=False)[2] == place
+    before, after = torch.zeros(2500), torch.full((2500,), 60000.0)
+    assert moved(before, after, 0.5, "F16", tally=False)[2] == 0

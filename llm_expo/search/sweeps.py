@@ -1,29 +1,24 @@
-"""Which alpha to try next: pure functions of the trials so far.
+"""The strategies that have every search prompt answered before they try another alpha.
 
-A strategy is called with the mean reward of every alpha that has been tried on all search prompts, theta1 (alpha 0)
-among them, and answers with the next alpha or None to stop. It keeps no state, so a resumed or extended study walks
-the same way through whatever its rows say.
+They know means alone, not how sure these are. A collapsed alpha counts as the worst, whatever its rewards.
 """
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 from llm_expo.errors import StudyError
+from llm_expo.search.rounds import Round, Seen, answered
 
 LARGEST_ALPHA = 32.0
 """Where `Paper` stops climbing although rewards still rise."""
 
-
 _ABSURD_ALPHA = 1000.0
 
-
-class Strategy(Protocol):
-    """The repr of a strategy is what a study records and compares when it is resumed."""
-
-    def __call__(self, rewards: Mapping[float, float]) -> float | None:
-        """The next alpha, or None; `rewards` maps each alpha tried to its mean reward and holds alpha 0."""
+Means = Mapping[float, float]
+"""alpha -> mean reward over all search prompts, or -inf if it collapsed; alpha 0 is among them."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +31,8 @@ class Grid:
         if not self.alphas or not all(abs(alpha) <= _ABSURD_ALPHA for alpha in self.alphas):
             raise StudyError(f"alphas are {_listed(self.alphas)}; each has to lie within {_ABSURD_ALPHA:g} of theta1")
 
-    def __call__(self, rewards: Mapping[float, float]) -> float | None:
-        return next((alpha for alpha in self.alphas if alpha not in rewards), None)
+    def __call__(self, seen: Seen) -> Round | None:
+        return _sweep(seen, lambda means: next((alpha for alpha in self.alphas if alpha not in means), None))
 
 
 @dataclass(frozen=True)
@@ -63,22 +58,25 @@ class Paper:
                 f"narrow (above 0)"
             )
 
-    def __call__(self, rewards: Mapping[float, float]) -> float | None:
+    def __call__(self, seen: Seen) -> Round | None:
+        return _sweep(seen, self._next)
+
+    def _next(self, means: Means) -> float | None:
         widest = self.intervals[0]
         for alpha in (widest, 2 * widest):
-            if alpha not in rewards:
+            if alpha not in means:
                 return alpha
-        best = max(rewards, key=lambda alpha: (rewards[alpha], -alpha))
-        lower = max((alpha for alpha in rewards if alpha < best), default=None)
-        upper = min((alpha for alpha in rewards if alpha > best), default=None)
+        best = max(means, key=lambda alpha: (means[alpha], -alpha))
+        lower = max((alpha for alpha in means if alpha < best), default=None)
+        upper = min((alpha for alpha in means if alpha > best), default=None)
         if upper is None and best < LARGEST_ALPHA:
             return _snap(best + max(widest, best / 4), widest)
         for interval in self.intervals:
             halves: list[tuple[float, float]] = []  # (reward of the neighbour, alpha to try)
             if lower is not None and best - lower > 1.001 * interval:
-                halves.append((rewards[lower], _snap((lower + best) / 2, interval)))
+                halves.append((means[lower], _snap((lower + best) / 2, interval)))
             if upper is not None and upper - best > 1.001 * interval:
-                halves.append((rewards[upper], _snap((best + upper) / 2, interval)))
+                halves.append((means[upper], _snap((best + upper) / 2, interval)))
             if halves:
                 return max(halves)[1]
         return None
@@ -86,6 +84,16 @@ class Paper:
 
 PRESETS = {"5,1": (5.0, 1.0), "2,1,0.5": (2.0, 1.0, 0.5), "0.1": (0.1,)}
 """The intervals that the paper used: for the 10 % model, the 20 % model, and the 40 % and fully trained ones."""
+
+
+def _sweep(seen: Seen, pick: Callable[[Means], float | None]) -> Round | None:
+    """Theta1, and then each alpha that is picked, on all search prompts."""
+    n = len(seen.prompts)
+    means = {alpha: statistics.fmean(mine) for alpha, mine in answered(seen).items() if len(mine) == n}
+    if 0.0 not in means:
+        return Round({0.0: n}, f"theta1 on all {n} prompts")
+    alpha = pick(means | dict.fromkeys(seen.collapsed, -math.inf))
+    return None if alpha is None else Round({alpha: n}, f"alpha {alpha:g} on all {n} prompts")
 
 
 def _listed(numbers: tuple[float, ...]) -> str:

@@ -4,18 +4,18 @@ import math
 import pytest
 
 from llm_expo.errors import StudyError
-from llm_expo.search import PRESETS, Grid, Paper
+from llm_expo.search.rounds import Round, Seen, answered
+from llm_expo.search.sweeps import PRESETS, Grid, Paper
+from llm_expo.testing import play
+
+PROMPTS = ("a", "b", "c")
 
 
 def walk(strategy, reward):
-    """The alphas that a strategy tries where the mean reward is `reward`."""
-    rewards, tried = {0.0: reward(0.0)}, []
-    while (alpha := strategy(rewards)) is not None:
-        assert alpha not in rewards
-        rewards[alpha] = reward(alpha)
-        tried.append(alpha)
-        assert len(tried) < 100
-    return tried
+    """The alphas that a strategy tries, on one prompt."""
+    tried = list(play(strategy, ("only",), lambda alpha, _: reward(alpha)).rewards)
+    assert tried[0] == 0
+    return tried[1:]
 
 
 def cliff(at):
@@ -58,8 +58,35 @@ def test_paper_ends_where_nothing_helps_and_where_everything_does():
 
 def test_paper_is_a_function_of_the_trials_alone():
     """In whatever order they come, and with trials that it did not ask for itself."""
-    rewards = {alpha: cliff(8)(alpha) for alpha in (10.0, 0.0, 5.0, 6.5)}
-    assert Paper((5.0, 1.0))(rewards) == Paper((5.0, 1.0))(dict(reversed(rewards.items())))
+    rewards = {alpha: {"only": cliff(8)(alpha)} for alpha in (10.0, 0.0, 5.0, 6.5)}
+    turned = dict(reversed(rewards.items()))
+    assert Paper((5.0, 1.0))(Seen(("only",), rewards)) == Paper((5.0, 1.0))(Seen(("only",), turned))
+
+
+def test_every_alpha_answers_every_prompt_theta1_first():
+    strategy = Grid((0.5, 2.0))
+    assert strategy(Seen(PROMPTS)) == Round({0.0: 3}, "theta1 on all 3 prompts")
+    half = {0.0: dict.fromkeys(PROMPTS, 1.0), 0.5: {"a": 1.0}}
+    assert strategy(Seen(PROMPTS, half)) == Round({0.5: 3}, "alpha 0.5 on all 3 prompts")
+    seen = play(strategy, PROMPTS, lambda alpha, _: alpha)
+    assert seen.spent.completions == {0.0: 3, 0.5: 3, 2.0: 3}
+    assert strategy(seen) is None
+
+
+def test_a_collapsed_alpha_is_the_worst():
+    """Its rewards rise all the way, but the paper's procedure turns back."""
+
+    def collapse(alpha, count):
+        return "fragments" if alpha > 2.5 else None
+
+    seen = play(Paper((2.0, 1.0)), PROMPTS, lambda alpha, _: alpha, collapse=collapse)
+    assert list(seen.spent.completions) == [0.0, 2.0, 4.0, 1.0, 3.0]
+    assert max(answered(seen)) == 2.0
+
+
+def test_a_study_records_what_a_strategy_is():
+    assert repr(Grid((1.0,))) == "Grid(alphas=(1.0,))"
+    assert repr(Paper()) == "Paper(intervals=(2.0, 1.0, 0.5))"
 
 
 @pytest.mark.parametrize("intervals", [(), (1.0, 2.0), (1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (float("nan"),), (1e308,)])

@@ -1,0 +1,53 @@
+"""What a search tells whoever watches it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llm_expo.search.rounds import Round
+from llm_expo.search.study import Part
+from llm_expo.stats import Interval
+
+Activity = Literal["generate", "read", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A round is about to run; `number` counts from 1."""
+
+    number: int
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """`done` of `total` replies of `part` at `alpha` that were missing are through `activity`, after `seconds`.
+
+    `tokens` are those of these replies, while they are generated. alpha is None where replies of several are scored.
+    """
+
+    activity: Activity
+    part: Part
+    alpha: float | None
+    done: int
+    total: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """theta(alpha) has answered so many prompts of `part`, and what came of it.
+
+    `gain` is the paired difference of reward to theta1 on those that theta1 has answered, too; None for theta1 itself,
+    and with fewer than two of them. `collapsed` is the guard's word.
+    """
+
+    part: Part
+    alpha: float
+    prompts: int
+    reward: float
+    gain: Interval | None
+    collapsed: str | None
+
+
+Event = Begun | Done | Tried

@@ -1,0 +1,179 @@
+"""The rounds of a search: what the strategy wants is generated, read, scored, and looked at by the guard.
+
+A walk begins with nothing seen, whatever the study holds, and what the study holds is not made again: so a resumed
+search goes the way of an uninterrupted one.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from llm_expo.scoring import Comparer, Scorer
+from llm_expo.search.choice import Rule
+from llm_expo.search.events import Begun, Tried
+from llm_expo.search.guard import Calibration, Objection, Observed, astray, calibrate, judge
+from llm_expo.search.outcome import THETA0, THETA1
+from llm_expo.search.rounds import Round, Seen, Spent, Strategy
+from llm_expo.search.study import Enrolled, Spending
+from llm_expo.search.work import Work
+from llm_expo.stats import paired_difference
+
+CALIBRATION = 16
+"""Search prompts that theta0 and theta1 answer first, or all if there are fewer, so that the guard knows how they talk.
+
+Beside the budget, but for theta1's replies that the strategy asks for anyway. An alpha that lies farther out than any
+before it reads theta1's, before it replies itself: it may show that it has collapsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """The end of a walk: what it saw, what it asked for, and what the guard found."""
+
+    seen: Seen
+    rounds: tuple[Round, ...]
+    calibration: Calibration
+    observed: Mapping[float, Observed]
+    objections: Mapping[float, Objection]
+
+
+@dataclass(slots=True)
+class _Way:
+    """A walk so far. `count` says how many of the prompts each alpha was asked."""
+
+    calibration: Calibration
+    count: dict[float, int] = field(default_factory=dict)
+    observed: dict[float, Observed] = field(default_factory=dict)
+    objections: dict[float, Objection] = field(default_factory=dict)
+
+
+def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) -> Walked:
+    """Walk until the strategy has seen enough.
+
+    rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
+    """
+    prompts = work.study.enrolled("search")
+    way = _Way(calibrated(work, prompts[:CALIBRATION]))
+    rounds: list[Round] = []
+    seen = Seen(tuple(each.prompt.id for each in prompts))
+    while (wanted := strategy(seen)) is not None:
+        rounds.append(wanted)
+        work.watch(Begun(len(rounds), wanted))
+        _run(work, scorer, prompts, wanted, way)
+        before, seen = seen, _seen(work, scorer, prompts, way, rule)
+        if seen == before:  # it asks for what the guard does not allow, and would do so for ever
+            break
+    return Walked(seen, tuple(rounds), way.calibration, way.observed, way.objections)
+
+
+def calibrated(work: Work, prompts: Sequence[Enrolled]) -> Calibration:
+    """The guard's measure of theta0 and theta1, from their replies to some of the search prompts."""
+    replies = {}
+    for alpha in (THETA1, THETA0):
+        replies[alpha] = {
+            prompt: reply for batch in work.answer(alpha, prompts, "search") for prompt, reply in batch.items()
+        }
+    recall = work.read(THETA1, THETA1, prompts, "search")
+    theta1, theta0 = (
+        Observed(replies[alpha], work.read(alpha, THETA0, prompts, "search")) for alpha in (THETA1, THETA0)
+    )
+    return calibrate(theta0, replace(theta1, recall=recall), work.engine.special_tokens)
+
+
+def _run(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wanted: Round, way: _Way) -> None:
+    counts = dict(wanted.wanted)
+    if isinstance(scorer, Comparer):  # what it holds against theta1's replies needs these
+        counts[THETA1] = max(counts.values())
+    asked = {}
+    for alpha in sorted(counts, key=lambda alpha: (abs(alpha), alpha)):  # theta1 first: the others are held against it
+        new = prompts[way.count.get(alpha, 0) : counts[alpha]]
+        if not new or any(_lies_beyond(alpha, collapsed) for collapsed in way.objections if collapsed in counts):
+            continue
+        asked[alpha] = _visit(work, alpha, new, way)
+        way.count[alpha] = way.count.get(alpha, 0) + len(asked[alpha])
+    for alpha, new in asked.items():
+        _look(way, alpha, log_probabilities=work.read(alpha, THETA0, new, "search"))
+    work.score(scorer, asked, "search")
+    for alpha in asked:
+        work.watch(_tried(work, scorer, prompts, alpha, way))
+
+
+def _lies_beyond(alpha: float, collapsed: float) -> bool:
+    return alpha * collapsed > 0 and abs(alpha) >= abs(collapsed)
+
+
+def _visit(work: Work, alpha: float, new: Sequence[Enrolled], way: _Way) -> Sequence[Enrolled]:
+    """Have theta(alpha) answer new prompts, until the guard objects; those that it answered."""
+    if alpha not in (THETA0, THETA1) and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
+        known = work.study.enrolled("search")[:CALIBRATION]
+        _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
+    answered = 0
+    if alpha not in way.objections:
+        for replies in work.answer(alpha, new, "search"):
+            answered += len(replies)
+            _look(way, alpha, replies=replies)
+            if alpha in way.objections:
+                break
+    return new[:answered]
+
+
+def _look(way: _Way, alpha: float, **more: Mapping[str, object]) -> None:
+    """Add to what was observed of an alpha, and ask the guard."""
+    before = way.observed.get(alpha, Observed({}))
+    observed = replace(before, **{name: {**getattr(before, name), **values} for name, values in more.items()})
+    way.observed[alpha] = observed
+    if alpha == THETA1:
+        way.calibration = replace(way.calibration, theta1=_both(way.calibration.theta1, observed))
+    elif alpha != THETA0 and (objection := judge(observed, way.calibration)) is not None:
+        way.objections[alpha] = objection
+
+
+def _both(one: Observed, other: Observed) -> Observed:
+    return Observed(
+        {**one.replies, **other.replies},
+        {**one.log_probabilities, **other.log_probabilities},
+        {**one.recall, **other.recall},
+    )
+
+
+def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way, rule: Rule) -> Seen:
+    """What the walk has come by so far, and no more of what the study may hold."""
+    rewards, completions, tokens, spending = {}, {}, {}, Spending()
+    for alpha, count in way.count.items():
+        ids = [each.prompt.id for each in prompts[:count]]
+        held, spent = work.study.rewards(scorer.name, alpha), work.study.spent(alpha)
+        rewards[alpha] = {prompt: held[prompt] for prompt in ids}
+        here = sum((spent[prompt] for prompt in ids), Spending())
+        completions[alpha], tokens[alpha] = here.completions, here.tokens
+        spending += here
+    moves = work.study.moves()
+    excluded = {}
+    if rule == "fluent":
+        others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))
+        excluded = {alpha: "not fluent" for alpha in others if astray(way.observed[alpha], way.calibration)}
+    return Seen(
+        tuple(each.prompt.id for each in prompts),
+        {alpha: mine for alpha, mine in rewards.items() if mine},
+        excluded | {alpha: str(objection) for alpha, objection in way.objections.items()},
+        Spent(
+            completions,
+            tokens,
+            {"generate": spending.generating, "score": spending.scoring + spending.reading, "move": sum(moves)},
+            moves=len(moves),
+        ),
+    )
+
+
+def _tried(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], alpha: float, way: _Way) -> Tried:
+    rewards = {each: work.study.rewards(scorer.name, each) for each in (alpha, THETA1)}
+    ids = {each: [enrolled.prompt.id for enrolled in prompts[: way.count.get(each, 0)]] for each in (alpha, THETA1)}
+    common = [prompt for prompt in ids[alpha] if prompt in set(ids[THETA1])]
+    here, theta1 = ([rewards[each][prompt] for prompt in common] for each in (alpha, THETA1))
+    objection = way.objections.get(alpha)
+    return Tried(
+        "search",
+        alpha,
+        len(ids[alpha]),
+        statistics.fmean(rewards[alpha][prompt] for prompt in ids[alpha]) if ids[alpha] else float("nan"),
+        paired_difference(here, theta1) if alpha != THETA1 and len(common) > 1 else None,
+        None if objection is None else str(objection),
+    )

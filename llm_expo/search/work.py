@@ -1,0 +1,123 @@
+"""Has replies made, read and scored, and kept in the study before they count. Knows no order of things.
+
+All of it begins where an earlier run left off. Batches follow from what is asked, so that a resumed run asks the engine
+for the same ones: an engine's last bits may depend on them.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from llm_expo.generation import Engine, Reply, Request
+from llm_expo.scoring import Comparer, Conversation, Resting, Scorer, rewards
+from llm_expo.search.events import Done, Event
+from llm_expo.search.outcome import THETA1
+from llm_expo.search.study import Enrolled, Part, Study
+
+A = TypeVar("A")
+
+
+class Work:
+    """An engine and a study, and `watch`, which is told of every batch.
+
+    With `turns`, engine and scorers have the device one after the other.
+    """
+
+    def __init__(
+        self, study: Study, engine: Engine, batch_size: int, watch: Callable[[Event], None], turns: bool = False
+    ) -> None:
+        self.study = study
+        self.engine = engine
+        self.watch = watch
+        self._batch_size = batch_size
+        self._turns = turns
+        self._at: float | None = None
+
+    def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Iterator[dict[str, Reply]]:
+        """The replies of theta(alpha) by prompt id, batch by batch; whoever has seen enough stops asking."""
+        held = self.study.replies(alpha)
+        batches = _batches(asked, self._batch_size)
+        missing = [[each for each in batch if each.prompt.id not in held] for batch in batches]
+        # Shared noise ties the alphas of the search together; the confirmation is to be independent of it.
+        noise = "search" if part == "search" else f"confirm {alpha!r}"
+        requests = ([Request(each.prompt.id, each.tokens, noise) for each in batch] for batch in missing if batch)
+        if any(missing):
+            self._move(alpha)
+        made = self.engine.generate(alpha, requests)
+        done, tokens, total, start = 0, 0, sum(map(len, missing)), time.monotonic()
+        since = start
+        for batch, wanted in zip(batches, missing, strict=True):
+            if wanted:
+                replies = next(made)
+                now = time.monotonic()
+                self.study.add_replies(alpha, wanted, replies, now - since)
+                held |= {each.prompt.id: reply for each, reply in zip(wanted, replies, strict=True)}
+                done, since = done + len(wanted), now
+                tokens += sum(len(reply.tokens) for reply in replies)
+                self.watch(Done("generate", part, alpha, done, total, tokens, now - start))
+            yield {each.prompt.id: held[each.prompt.id] for each in batch}
+
+    def read(self, alpha: float, under: float, asked: Sequence[Enrolled], part: Part) -> dict[str, float]:
+        """The log-probability under theta(under) of each reply of theta(alpha) that there is, by prompt id."""
+        held, replies = self.study.log_probabilities(alpha, under), self.study.replies(alpha)
+        there = [each for each in asked if each.prompt.id in replies]
+        missing = [each for each in there if each.prompt.id not in held]
+        if not missing:
+            return {each.prompt.id: held[each.prompt.id] for each in there}
+        self._move(under)
+        batches = _batches(missing, self._batch_size)
+        texts = ([(each.tokens, replies[each.prompt.id].tokens) for each in batch] for batch in batches)
+        done, start = 0, time.monotonic()
+        since = start
+        for batch, values in zip(batches, self.engine.log_probabilities(under, texts), strict=True):
+            now, ids = time.monotonic(), [each.prompt.id for each in batch]
+            self.study.add_log_probabilities(alpha, under, ids, values, now - since)
+            held |= zip(ids, values, strict=True)
+            done, since = done + len(batch), now
+            self.watch(Done("read", part, alpha, done, len(missing), 0, now - start))
+        return {each.prompt.id: held[each.prompt.id] for each in there}
+
+    def score(self, scorer: Scorer | Comparer, asked: Mapping[float, Sequence[Enrolled]], part: Part) -> None:
+        """See to the rewards of the replies that there are, all in one call: a scorer knows best what goes together.
+
+        A Comparer holds them against theta1's, which have to be there.
+        """
+        places: list[tuple[float, str]] = []
+        conversations: list[Conversation] = []
+        for alpha, enrolled in asked.items():
+            replies, held = self.study.replies(alpha), self.study.rewards(scorer.name, alpha)
+            for each in enrolled:
+                prompt = each.prompt.id
+                if prompt in replies and prompt not in held:
+                    reply = {"role": "assistant", "content": replies[prompt].text}
+                    places.append((alpha, prompt))
+                    conversations.append([*each.prompt.messages, reply])
+        if not places:
+            return
+        baselines = None
+        if isinstance(scorer, Comparer):
+            theta1 = self.study.replies(THETA1)
+            baselines = [theta1[prompt].text for _, prompt in places]
+        if self._turns:
+            self.engine.rest()
+            self._at = None
+        start = time.monotonic()
+        values = rewards(scorer, conversations, baselines)
+        if self._turns and isinstance(scorer, Resting):
+            scorer.rest()
+        seconds = time.monotonic() - start
+        self.study.add_rewards(
+            scorer.name, [(*place, value) for place, value in zip(places, values, strict=True)], seconds
+        )
+        self.watch(Done("score", part, None, len(places), len(places), 0, seconds))
+
+    def _move(self, alpha: float) -> None:
+        if alpha != self._at:
+            start = time.monotonic()
+            self.engine.move(alpha)
+            self.study.add_move(time.monotonic() - start)
+            self._at = alpha
+
+
+def _batches(items: Sequence[A], size: int) -> list[Sequence[A]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
