@@ -357,13 +357,15 @@ def test_what_fails_in_one_process_stops_the_others(recipe: Make, tmp_path: Path
     (tmp_path / "fail.py").write_text(_FAIL)
     said = sorted(by_two(tmp_path / "fail.py", file, tmp_path).splitlines())
     kept = "what was kept stays, and the same command goes on from the last state, if there is one"
-    assert said == [
-        f"OutputError: {tmp_path}/run: no space left on device; {kept}",
-        f"OutputError: {tmp_path}/thesis: holds something else, not a training; name a new folder",
-        "TrainingError: process 0 of 2 stopped: [Errno 28] No space left on device",
-        f"TrainingError: process 0 of 2 stopped: {tmp_path}/thesis: holds something else, not a training; "
-        "name a new folder",
-    ]
+    assert said == sorted(
+        [
+            f"OutputError: {tmp_path}/run: no space left on device; {kept}",
+            f"OutputError: {tmp_path}/thesis: holds something else, not a training; name a new folder",
+            "TrainingError: process 0 of 2 stopped: [Errno 28] No space left on device",
+            f"TrainingError: process 0 of 2 stopped: {tmp_path}/thesis: holds something else, not a training; "
+            "name a new folder",
+        ]
+    )
 
 
 @pytest.mark.slow
