@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from llm_expo.checkpoints.files import shown
-from llm_expo.cluster.connection import connected
+from llm_expo.cluster.connection import connected, cores_of_nodes
 from llm_expo.cluster.dispatch import Dispatcher
 from llm_expo.cluster.replicas import Replicas, gpus_each, threads_each
 from llm_expo.errors import EngineError
@@ -177,9 +177,10 @@ def _room(replicas: int, device: str, workers: int | None) -> tuple[int, int]:
             raise EngineError(f"--replicas {replicas}: the Ray cluster has fewer GPUs; a replica takes one")
         return 1, 1
     threads = threads_each(replicas)
-    if (workers or 1) > threads:
+    if threads < (workers or 1):
+        cores = " + ".join(map(str, cores_of_nodes()))
         raise EngineError(
-            f"--replicas {replicas}: the Ray cluster has no {workers or 1} cores for each; it would have {threads}"
+            f"--replicas {replicas}, {workers or 1} cores each: the nodes of the Ray cluster have {cores}"
         )
     return workers or threads, 0
 
