@@ -124,7 +124,7 @@ def _made(spec: str, is_folder: bool, threads: int, device: str, trust_remote_co
 
     folder = spec.partition(":")[2]
     if is_folder and not Path(folder).exists():
-        raise ScorerError(f"does not see {folder}; it has to lie on storage that every node sees under the same path")
+        raise ScorerError(f"{spec}: is not there; it has to lie on storage that every node sees under the same path")
     torch.set_num_threads(threads)
     return scorer_from(spec, device=device, trust_remote_code=trust_remote_code)
 

@@ -31,5 +31,5 @@ def test_replicas_are_of_reward_models(tmp_path):
 
 
 def test_a_node_has_to_see_the_folder(tmp_path):
-    with pytest.raises(ScorerError, match=r"does not see .*/rm; it has to lie on storage that every node sees under"):
+    with pytest.raises(ScorerError, match=r"^reward-model:.*/rm: is not there; it has to lie on storage that every"):
         _made(f"reward-model:{tmp_path}/rm", True, 1, "cpu", False)
