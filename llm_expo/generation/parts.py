@@ -23,6 +23,7 @@ def in_parts(
     most: int | None,
     workers: int,
     start: Callable[[], object] = lambda: None,
+    abandoned: threading.Event | None = None,
 ) -> Iterator[list[B]]:
     """What `compute` makes of each batch, batch by batch.
 
@@ -34,8 +35,9 @@ def in_parts(
         most: elements of a part; None for whole batches.
         workers: threads.
         start: called once in each thread before anything else.
+        abandoned: the event that `compute` is given, for whoever has to set it while this waits for an answer.
     """
-    abandoned = threading.Event()
+    abandoned = abandoned or threading.Event()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="llm-expo", initializer=start)
     waiting: deque[list[tuple[list[int], Future[Sequence[B]]]]] = deque()
     source = iter(batches)

@@ -168,7 +168,10 @@ class TransformersEngine:
             self._live.rest()
             torch.cuda.empty_cache()
 
-    def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
+    def generate(
+        self, alpha: float, batches: Iterable[Sequence[Request]], *, abandoned: Event | None = None
+    ) -> Iterator[list[Reply]]:
+        """See `Engine`. Ends with an EngineError soon after another thread has set `abandoned`."""
         model, threads = self._model(alpha), torch.get_num_threads()
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
@@ -180,6 +183,7 @@ class TransformersEngine:
                 most=self._rows,
                 workers=self._workers,
                 start=self._one_thread,
+                abandoned=abandoned,
             )
         finally:
             torch.set_num_threads(threads)

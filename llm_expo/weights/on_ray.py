@@ -5,9 +5,7 @@ a task may be done again after its node has died, and what a dead or a lost node
 nothing of the journal, of the statistics and of the files beside the weights: those are the driver's (writing.py).
 """
 
-import logging
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,13 +16,12 @@ import llm_expo
 from llm_expo.checkpoints import Shard
 from llm_expo.checkpoints.files import reason, shown
 from llm_expo.checkpoints.reader import Reader
-from llm_expo.errors import CheckpointError, ExpoError, MissingExtraError, OutputError
+from llm_expo.cluster.connection import connected, cores_of_nodes
+from llm_expo.errors import CheckpointError, ExpoError, OutputError
 from llm_expo.weights.extrapolation import Extrapolation, OutputFile
 from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.partial import Partial, created
 from llm_expo.weights.stream import Streamed, stream_file
-
-logger = logging.getLogger(__name__)
 
 # How often a file is tried again after a node or a worker process died at it: nodes are lost now and then, but a file
 # that takes down whoever works on it must not go on for ever.
@@ -37,66 +34,18 @@ _CANCELLED_WITHIN = 30  # seconds
 def cluster(workers: int | None, most_workers: int) -> Iterator[int]:
     """Connect to a Ray cluster, and yield the number of threads that a task is to have.
 
-    In this order: the one that this process is connected to already, that of RAY_ADDRESS, one that runs on this
-    machine, a new one on this machine, which ends on leaving.
+    Which one: see `connected`.
 
     workers: threads a task; None: as many as the largest node has cores, up to `most_workers`.
 
     Raises MissingExtraError, and ExpoError where there is no connection, or no node with so many cores.
     """
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtraError("ray", "ray") from None
-    connected = ray.is_initialized()
-    if not connected:
-        _connect()
-    try:
-        largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    with connected():
+        largest = max(cores_of_nodes(), default=0)
         threads = workers or max(1, min(largest, most_workers))
         if threads > largest:  # Ray would wait for such a node, for ever
             raise ExpoError(f"--workers {threads}: the largest node of the Ray cluster has {largest} cores")
         yield threads
-    finally:
-        if not connected:
-            ray.shutdown()
-
-
-def _connect() -> None:
-    import ray
-
-    address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition(":")
-    try:
-        if port.isdecimal() and "/" not in host:
-            # Ray itself goes on trying for minutes.
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        try:
-            ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-        except ConnectionError:
-            if address:
-                raise
-            logger.info("no Ray cluster is running here: starting one on this machine alone")
-            with _no_usage_statistics():
-                ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"RAY_ADDRESS {shown(address)}" if address else "Ray"
-        raise ExpoError(f"{where}: {error}") from error
-
-
-@contextmanager
-def _no_usage_statistics() -> Iterator[None]:
-    """Ray's own are sent to its makers, unless the environment in which a cluster starts says otherwise."""
-    name = "RAY_USAGE_STATS_ENABLED"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+from threading import Event
 
 import pytest
 import torch
@@ -352,6 +353,16 @@ def test_replies_do_not_depend_on_the_number_of_workers(pair, engine):
     for alpha in (0.0, 0.8):
         assert list(several.generate(alpha, batches)) == list(engine.generate(alpha, batches))
     assert torch.get_num_threads() == threads
+
+
+def test_a_batch_can_be_abandoned_from_elsewhere(engine):
+    abandoned = Event()
+    answers = engine.generate(0.0, [requests(engine, 1), requests(engine, 2)] * 40, abandoned=abandoned)
+    next(answers)
+    abandoned.set()
+    with pytest.raises(EngineError, match="abandoned"):
+        list(answers)
+    assert len(list(engine.generate(0.0, [requests(engine, 1)]))) == 1
 
 
 def test_out_of_memory_halves_what_is_computed_together(engine, monkeypatch, caplog):
