@@ -18,7 +18,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+Tokens = list[list[int]]
 
 _GRACE = 10.0
 """Seconds that a child without a parent has to end by itself."""
@@ -27,9 +31,9 @@ _SPAN = 1 << 22
 """Elements that a thread calculates at a time."""
 
 
-def facts():
+def facts() -> dict[str, str]:
     """What may change the replies' last bits. Does without importing vLLM, which takes long."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (it is not our interpreter)
         raise RuntimeError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     if importlib.util.find_spec("vllm") is None:
         raise RuntimeError(f"vLLM is not installed there: {sys.executable} -m pip install vllm")
@@ -40,7 +44,9 @@ def facts():
     return {
         package: importlib.metadata.version(package),
         "torch": torch.__version__,
-        "device": f"cuda {torch.cuda.get_device_name()}" if on_gpu else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        "device": f"cuda {torch.cuda.get_device_name()}"
+        if on_gpu
+        else f"cpu {torch.backends.cpu.get_cpu_capability()}",
     }
 
 
@@ -53,7 +59,7 @@ class Engine:
         options: of vLLM's own.
     """
 
-    def __init__(self, model, kernel, options):
+    def __init__(self, model: str, kernel: str, options: dict[str, Any]) -> None:
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -76,155 +82,175 @@ class Engine:
             **options,
         )
 
-    def move(self, steps):
+    def move(self, steps: list[dict[str, Any]]) -> None:
         """Calculate every tensor and have each rank of vLLM load its part."""
         self._wake()
         self._llm.collective_rpc(set_weights, args=(self._kernel, steps))
 
-    def generate(self, prompts, seeds, sampling, adapter=None):
+    def generate(self, prompts: Tokens, seeds: list[int], sampling: dict[str, Any]) -> Tokens:
         """Token ids of a reply to each prompt, the one that ended it included."""
         from vllm import SamplingParams
 
         self._wake()
         each = [SamplingParams(**sampling, seed=seed, detokenize=False, ignore_eos=True) for seed in seeds]
-        return [list(output.outputs[0].token_ids) for output in self._run(prompts, each, adapter)]
+        return [list(output.outputs[0].token_ids) for output in self._run(prompts, each)]
 
-    def read(self, prompts, replies, adapter=None):
+    def read(self, prompts: Tokens, replies: Tokens) -> list[float]:
         """The mean log-probability of each reply's tokens behind its prompt."""
         from vllm import SamplingParams
 
         self._wake()
         reading = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False, ignore_eos=True)
         texts = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
-        means = []
-        for output, reply in zip(self._run(texts, reading, adapter), replies, strict=True):
+        means: list[float] = []
+        for output, reply in zip(self._run(texts, reading), replies, strict=True):
             spoken = output.prompt_logprobs[-len(reply) :]
             values = [said[token].logprob for said, token in zip(spoken, reply, strict=True)]
             means.append(sum(values) / len(values))
         return means
 
-    def rest(self):
+    def rest(self) -> bool:
         """Give the device's memory back; whether that is possible."""
         if self._sleeps and not self._asleep:
             self._llm.sleep(level=1)
             self._asleep = True
         return self._sleeps
 
-    def _run(self, texts, sampling, adapter):
-        from vllm.lora.request import LoRARequest
-
-        request = None if adapter is None else LoRARequest(*adapter)
+    def _run(self, texts: Tokens, sampling: Any) -> list[Any]:
         prompts = [{"prompt_token_ids": text} for text in texts]
-        return self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=request)
+        outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False)
+        return outputs
 
-    def _wake(self):
+    def _wake(self) -> None:
         if self._asleep:
             self._llm.wake_up()
             self._asleep = False
 
 
-def set_weights(worker, kernel, steps):
+def set_weights(worker: Any, kernel: str, steps: list[dict[str, Any]]) -> None:
     """On each rank: what the files of theta(alpha) would hold goes through vLLM's own loading of a running model.
 
-    That cuts and fuses tensors as the model wants them, and repacks them where the device does. What it is handed are
-    pairs, which are only calculated once they have been cut down to what the rank has.
+    That cuts and fuses tensors as the model wants them, and repacks them where the device does.
     """
-    import numpy
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    runner = worker.model_runner
+    runner.reload_weights(weights_iterator=theta(kernel, steps))
+    # On a CPU a layer works with a packed copy of its weights, and vLLM renews that where it has loaded the weights. A
+    # head that is tied to the embeddings is not loaded, and would go on with those of the alpha before.
+    for layer in runner.get_model().modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def theta(kernel: str, steps: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Names and tensors of theta(alpha).
+
+    The tensors are pairs of theta0's and theta1's, and only calculated once they have been cut down to what the rank
+    has. They are read from the files when they are wanted, which the system keeps in memory while there is enough.
+    """
     import torch
 
     loader = importlib.machinery.ExtensionFileLoader("_kernel", kernel)
     spec = importlib.util.spec_from_file_location("_kernel", kernel, loader=loader)
+    assert spec is not None
     calculate = importlib.util.module_from_spec(spec)
     loader.exec_module(calculate)
-    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    numbers = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2, torch.float64: 3}
-    others = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32}
-    codes = {**dtypes, **others, "I64": torch.int64}
-
-    def mapped(source):
-        """The bytes of a file as a tensor: read when they are wanted, and kept by the system while there is memory."""
-        count = source["stop"] - source["start"]
-        if not count:
-            return torch.empty(source["shape"], dtype=codes[source["dtype"]])
-        raw = numpy.memmap(source["file"], numpy.uint8, "c", source["start"], (count,))
-        flat = torch.from_numpy(raw)
-        dtype = codes[source["dtype"]]
-        if flat.data_ptr() % dtype.itemsize:
-            flat = flat.clone()
-        return flat.view(dtype).view(source["shape"])
-
-    def flat_bytes(tensor):
-        return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    numbers = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2, torch.float64: 3}  # as the kernel knows them
 
     class Pair(torch.Tensor):
-        """theta0's and theta1's tensor, or the same part of both, that stands for their combination.
+        """theta0's and theta1's tensor, or the same part of both, in the place of what they combine to.
 
         Views are taken of both; anything else that is done with it calculates it first.
         """
 
-        __torch_function__ = torch._C._disabled_torch_function_impl
+        __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
         @staticmethod
-        def __new__(cls, called, alpha, initial, aligned, dtype):
+        def __new__(cls: Any, about: dict[str, Any], initial: Any, aligned: Any) -> Any:
             return torch.Tensor._make_wrapper_subclass(
-                cls, aligned.size(), strides=aligned.stride(), storage_offset=aligned.storage_offset(), dtype=dtype
+                cls,
+                aligned.size(),
+                strides=aligned.stride(),
+                storage_offset=aligned.storage_offset(),
+                dtype=_dtype(about["dtype"]),
             )
 
-        def __init__(self, called, alpha, initial, aligned, dtype):
-            self.called, self.alpha, self.initial, self.aligned = called, alpha, initial, aligned
+        def __init__(self, about: dict[str, Any], initial: Any, aligned: Any) -> None:
+            self.about, self.initial, self.aligned = about, initial, aligned
 
         @classmethod
-        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def __torch_dispatch__(  # type: ignore[override]
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             kwargs = kwargs or {}
             if func.is_view and isinstance(args[0], Pair):
-                pair, *rest = args
-                sides = [func(side, *rest, **kwargs) for side in (pair.initial, pair.aligned)]
+                sides = [func(side, *args[1:], **kwargs) for side in (args[0].initial, args[0].aligned)]
                 if isinstance(sides[0], torch.Tensor):
-                    return Pair(pair.called, pair.alpha, *sides, pair.dtype)
-                return [Pair(pair.called, pair.alpha, *part, pair.dtype) for part in zip(*sides, strict=True)]
+                    return Pair(args[0].about, *sides)
+                return [Pair(args[0].about, *parts) for parts in zip(*sides, strict=True)]
             if func is torch.ops.aten.copy_.default and args[0].is_meta:
-                return args[0]  # vLLM only counts
-            written = [
-                argument
-                for argument, declared in zip(args, func._schema.arguments, strict=False)
-                if declared.alias_info is not None and declared.alias_info.is_write
-            ]
-            if any(isinstance(argument, Pair) for argument in written):
-                raise RuntimeError(f"{func}: this model changes what it loads in place, which is not provided for")
+                return args[0]  # vLLM counts what it is going to load
+            for argument, declared in zip(args, func._schema.arguments, strict=False):
+                alias = declared.alias_info
+                if isinstance(argument, Pair) and alias is not None and alias.is_write:
+                    raise RuntimeError(f"{argument.about['name']}: {func} changes it while it is loaded")
             args, kwargs = torch.utils._pytree.tree_map_only(Pair, Pair.combined, (args, kwargs))
             return func(*args, **kwargs)
 
-        def combined(self):
+        def combined(self) -> Any:
             initial, aligned = self.initial.contiguous(), self.aligned.contiguous()
             out = torch.empty_like(aligned, dtype=self.dtype)
-            sides = [flat_bytes(side) for side in (initial, aligned, out)]
-            kinds = [numbers[side.dtype] for side in (initial, aligned, out)]
-            widths = [side.element_size() for side in (initial, aligned, out)]
+            sides = [side.view(-1) for side in (initial, aligned, out)]
 
-            def span(at):
-                cuts = [side[at * width : (at + _SPAN) * width] for side, width in zip(sides, widths, strict=True)]
-                arguments = [each for cut, kind in zip(cuts, kinds, strict=True) for each in (cut, kind)]
-                *_, bad, _ = calculate.step(*arguments, self.alpha, False, 0, 0, False, False)
-                return bad >= 0
+            def span(at: int) -> bool:
+                cut = [side[at : at + _SPAN] for side in sides]
+                given = [each for side in cut for each in (_bytes(side), numbers[side.dtype])]
+                *_, bad, _ = calculate.step(*given, self.about["alpha"], False, 0, 0, False, False)
+                return bool(bad >= 0)
 
-            if any(pool.map(span, range(0, out.numel(), _SPAN))):
-                raise RuntimeError(f"{self.called}: NaN or infinity with alpha {self.alpha:g}, in theta0, theta1 or the result")
+            starts = range(0, out.numel(), _SPAN)
+            with ThreadPoolExecutor(max(1, min(len(starts), len(os.sched_getaffinity(0))))) as pool:
+                broken = any(pool.map(span, starts))
+            if broken:
+                name, alpha = self.about["name"], self.about["alpha"]
+                raise RuntimeError(f"{name}: NaN or infinity with alpha {alpha:g}, in theta0, theta1 or the result")
             return out
 
-    def tensors():
-        for step in steps:
-            aligned = mapped(step["aligned"])
-            if step["initial"] is None:
-                yield step["name"], aligned
-            else:
-                initial, dtype = mapped(step["initial"]), dtypes[step["dtype"]]
-                yield step["name"], Pair(step["name"], step["alpha"], initial, aligned, dtype)
-
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool, torch.no_grad():
-        worker.model_runner.reload_weights(weights_iterator=tensors())
+    for step in steps:
+        aligned = _mapped(step["aligned"])
+        yield step["name"], aligned if step["initial"] is None else Pair(step, _mapped(step["initial"]), aligned)
 
 
-def _answers(asked, answer):
+def _mapped(source: dict[str, Any]) -> Any:
+    """A tensor on the bytes of a file."""
+    import numpy
+    import torch
+
+    dtype, shape, count = _dtype(source["dtype"]), source["shape"], source["stop"] - source["start"]
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    flat = torch.from_numpy(numpy.memmap(source["file"], numpy.uint8, "c", source["start"], (count,)))
+    if flat.data_ptr() % dtype.itemsize:  # as old files have it
+        flat = flat.clone()
+    return flat.view(dtype).view(shape)
+
+
+def _dtype(code: str) -> Any:
+    import torch
+
+    floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    integers = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+    return {**floats, **integers, "BOOL": torch.bool}[code]
+
+
+def _bytes(flat: Any) -> memoryview:
+    import torch
+
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def _answers(asked: Any, answer: Any) -> None:
     """Answer one question after another until there are no more."""
     engine = None
     for line in iter(asked.get, None):
@@ -240,7 +266,7 @@ def _answers(asked, answer):
             answer(error=f"{type(error).__name__}: {error}")
 
 
-def main():
+def main() -> None:
     sys.path.pop(0)  # this file's folder, whose modules have names that others may have, too
     if sys.argv[1:] == ["facts"]:
         try:
@@ -252,16 +278,16 @@ def main():
     questions, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    asked = queue.SimpleQueue()
+    asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def listen():
+    def listen() -> None:
         for line in questions:
             asked.put(line)
         asked.put(None)  # the parent is gone, or wants an end
         time.sleep(_GRACE)
         os.killpg(0, signal.SIGKILL)
 
-    def answer(**said):
+    def answer(**said: object) -> None:
         answers.write(json.dumps(said) + "\n")
         answers.flush()
 

@@ -121,7 +121,7 @@ class VllmEngine:
                 folder = stack.enter_context(folder_at(alpha, self._direction, self._scratch, self._dtype))
                 steps = [_loaded(tensor) for tensor in Checkpoint.open(folder).tensors.values()]
             if self._child is None:
-                self._child = self._started(folder, _float_type(steps))
+                self._child = self._started(folder)
             self._ask("move", steps=steps)
         self._alpha = alpha
 
@@ -159,13 +159,13 @@ class VllmEngine:
         """63 bits, which vLLM takes; the same at every alpha."""
         return stream(self._sampling.seed, request.prompt, request.noise) & (2**63 - 1)
 
-    def _started(self, folder: Path, dtype: str) -> Child:
+    def _started(self, folder: Path) -> Child:
         _ = self.environment  # fails at once where vLLM is missing
         log = self._log or Path(tempfile.mkdtemp(prefix="llm-expo-vllm-")) / "vllm.log"
         logger.info("starting vLLM on %s; its log: %s", folder, log)
         child = Child([str(self._python), str(_CHILD)], _VARIABLES, log, self._name)
         options: dict[str, object] = {
-            "dtype": dtype,
+            "dtype": self._computed_in,
             "max_model_len": -1,  # as long as the model's context, or as the memory left for it allows
             "tensor_parallel_size": self._tensor_parallel,
             "trust_remote_code": self._trust_remote_code,
@@ -174,6 +174,16 @@ class VllmEngine:
             options["gpu_memory_utilization"] = self._memory
         child.ask({"model": str(folder), "kernel": _kernel.__file__, "options": options})
         return child
+
+    @property
+    def _computed_in(self) -> str:
+        """The type of most of theta1's weights, as vLLM calls it, unless another was asked for."""
+        if self._dtype != "keep":
+            return self._dtype
+        elements: Counter[str] = Counter()
+        for tensor in self._direction.aligned.tensors.values():
+            elements[tensor.dtype] += prod(tensor.shape)
+        return next(_NAMES[dtype] for dtype, _ in elements.most_common() if dtype in _NAMES)
 
     def _ask(self, what: str, **about: object) -> Any:
         assert self._child is not None
@@ -206,11 +216,3 @@ def _loaded(source: Source, name: str | None = None) -> dict[str, object]:
 def _bytes(tensor: Tensor) -> dict[str, object]:
     place = {"file": str(tensor.file), "start": tensor.start, "stop": tensor.stop}
     return {**place, "dtype": tensor.dtype, "shape": tensor.shape}
-
-
-def _float_type(steps: Sequence[Mapping[str, Any]]) -> str:
-    """What vLLM is to compute in: the type of most of the weights, as vLLM calls it."""
-    elements: Counter[str] = Counter()
-    for step in steps:
-        elements[step["dtype"]] += prod(step["aligned"]["shape"])
-    return next(_NAMES[dtype] for dtype, _ in elements.most_common() if dtype in _NAMES)
