@@ -54,7 +54,7 @@ class InMemory:
         self._initial_dtype, self._aligned_dtype = _file_dtype(direction.initial), _file_dtype(direction.aligned)
         self._dtype = self._aligned_dtype if dtype == "keep" else getattr(torch, dtype)
         cpu = torch.device("cpu")
-        with _at(0.0, direction, scratch) as aligned:
+        with folder_at(0.0, direction, scratch) as aligned:
             self._live = load(aligned, device, trust_remote_code, "auto" if dtype == "keep" else self._dtype)
             self._aligned = _by_name(load(aligned, cpu, trust_remote_code, self._aligned_dtype))
         self._initial = _by_name(load(direction.initial.path, cpu, trust_remote_code, self._initial_dtype))
@@ -183,14 +183,14 @@ class OnDisk:
             return self._live
         self._live = None
         gc.collect()  # the old model has to be gone before the new one comes
-        with _at(alpha, self._direction, self._scratch, self._dtype) as folder:
+        with folder_at(alpha, self._direction, self._scratch, self._dtype) as folder:
             self._live = load(folder, self._device, self._trust_remote_code)
         self._alpha = alpha
         return self._live
 
 
 @contextmanager
-def _at(alpha: float, direction: Direction, scratch: Path | None, dtype: OutputDtype = "keep") -> Iterator[Path]:
+def folder_at(alpha: float, direction: Direction, scratch: Path | None, dtype: OutputDtype = "keep") -> Iterator[Path]:
     """A folder that transformers can load theta(alpha) from, while it is wanted: theta1's own, or one in `scratch`.
 
     Without `scratch`, in a temporary folder.

@@ -5,7 +5,6 @@ the loop over tokens (`decoding`); what depends on the model (cache, masks, posi
 """
 
 import gc
-import hashlib
 import importlib.util
 import inspect
 import logging
@@ -15,18 +14,16 @@ from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import torch
 import transformers
-from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import llm_expo
 from llm_expo.checkpoints import fingerprint
-from llm_expo.errors import EngineError, PromptError
+from llm_expo.errors import EngineError
 from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, Scaled, fits_in_memory
@@ -35,6 +32,7 @@ from llm_expo.generation.packing import pack
 from llm_expo.generation.parts import cut, in_parts
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
+from llm_expo.generation.vocabulary import Vocabulary
 from llm_expo.weights import Direction, OutputDtype, adapter_on_theta0
 
 logger = logging.getLogger(__name__)
@@ -86,8 +84,7 @@ class TransformersEngine:
         self._low_memory = low_memory
         self._scratch = scratch
         self._trust_remote_code = trust_remote_code
-        self._tokenizer = _tokenizer(direction.aligned.tokenizer_folder, trust_remote_code)
-        self._config = _config(direction.aligned.path, trust_remote_code)
+        self._vocabulary = Vocabulary(direction.aligned, trust_remote_code)
 
     @cached_property
     def _live(self) -> LiveModel:
@@ -104,32 +101,13 @@ class TransformersEngine:
         return InMemory(pair, self._device, self._trust_remote_code, self._scratch, self._dtype)
 
     @cached_property
-    def _stops(self) -> list[int]:
-        """Every id that theta1's generation config ends at; its config's or tokenizer's where it names none."""
-        folder = self._direction.aligned.path
-        generation = None
-        if (folder / "generation_config.json").exists():
-            try:
-                generation = GenerationConfig.from_pretrained(folder)
-            except (OSError, ValueError, TypeError) as error:
-                raise EngineError(f"{folder}: its generation config cannot be loaded: {error}") from None
-        for source in (generation, self._config, self._tokenizer):
-            ids = getattr(source, "eos_token_id", None)
-            ids = [ids] if isinstance(ids, int) else ids
-            if isinstance(ids, list | tuple) and ids and all(isinstance(token, int) for token in ids):
-                return list(ids)
-        raise EngineError("theta1 names no end-of-sequence token; add eos_token_id to its generation_config.json")
-
-    @cached_property
     def settings(self) -> dict[str, Json]:
-        vocabulary = sorted(self._tokenizer.get_vocab().items())
-        template = repr((self._tokenizer.chat_template, self._stops, vocabulary)).encode()
         return {
             "engine": "transformers/2",  # counts the arithmetics: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
             "dtype": self._dtype,
-            "tokenizer and template": hashlib.sha256(template).hexdigest()[:16],
+            "tokenizer and template": self._vocabulary.digest,
             **asdict(self._sampling),
         }
 
@@ -146,13 +124,11 @@ class TransformersEngine:
         }
 
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        return [self._encode(prompt) for prompt in prompts]
+        return self._vocabulary.encode(prompts, self._sampling.max_tokens)
 
     @property
     def special_tokens(self) -> dict[int, str]:
-        tokens = self._tokenizer.added_tokens_decoder.items()
-        named = {token: str(added) for token, added in tokens if added.special}
-        return named | dict(zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True))
+        return self._vocabulary.special_tokens
 
     def move(self, alpha: float) -> None:
         self._model(alpha)
@@ -226,15 +202,16 @@ class TransformersEngine:
             return sample(logits, replies, streams[rows], self._sampling)
 
         prompts = [request.tokens for request in requests]
-        rows = decode(model, prompts, draw, self._stops, self._sampling.max_tokens)
-        return [self._reply(row) for row in rows]
+        rows = decode(model, prompts, draw, self._vocabulary.stops, self._sampling.max_tokens)
+        return [self._vocabulary.reply(row) for row in rows]
 
     def log_probabilities(
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
         model = self._model(alpha)
         for batch in batches:
-            at_once = max(1, _LOGIT_ELEMENTS // (max(len(reply) for _, reply in batch) * self._config.vocab_size))
+            longest = max(len(reply) for _, reply in batch)
+            at_once = max(1, _LOGIT_ELEMENTS // (longest * self._vocabulary.config.vocab_size))
             values = [0.0] * len(batch)
             for part in cut([len(prompt) + len(reply) for prompt, reply in batch], at_once):
                 for place, value in zip(part, self._read(model, [batch[place] for place in part]), strict=True):
@@ -242,7 +219,7 @@ class TransformersEngine:
             yield values
 
     def _read(self, model: PreTrainedModel, part: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-        inputs, mask = pad_left([[*prompt, *reply] for prompt, reply in part], self._stops[0], self._device)
+        inputs, mask = pad_left([[*prompt, *reply] for prompt, reply in part], self._vocabulary.stops[0], self._device)
         positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
         # The head is a good part of a small model: no logits for the prompts.
         spares = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -257,26 +234,6 @@ class TransformersEngine:
                 spoken = logits[row, -n - 1 : -1].float().log_softmax(dim=-1)
                 values.append(float(spoken.gather(1, inputs[row, -n:, None]).mean()))
         return values
-
-    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                list(prompt.messages), tokenize=False, add_generation_prompt=True
-            )
-            tokens = tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        except (TemplateError, ValueError, TypeError) as error:
-            raise PromptError(f"prompt {prompt.id}: theta1's chat template refuses it: {error}") from None
-        limit = getattr(self._config, "max_position_embeddings", None)
-        if limit is not None and len(tokens) + self._sampling.max_tokens > limit:
-            raise PromptError(
-                f"prompt {prompt.id}: its {len(tokens)} tokens and a reply of {self._sampling.max_tokens} exceed the "
-                f"model's context of {limit}; lower --max-tokens or leave it out"
-            )
-        return tokens
-
-    def _reply(self, tokens: list[int]) -> Reply:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return Reply(text, tuple(tokens), truncated=tokens[-1] not in self._stops)
 
 
 @contextmanager
@@ -293,23 +250,3 @@ def _out_of_memory_named(batch: int) -> Iterator[None]:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """A CPU's allocator has no error of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _config(path: Path, trust_remote_code: bool) -> Any:
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise EngineError(f"{path}: its config cannot be loaded: {error}") from None
-
-
-def _tokenizer(path: Path, trust_remote_code: bool) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise EngineError(f"{path}: its tokenizer cannot be loaded: {error}") from None
-    if not tokenizer.chat_template:
-        raise EngineError(
-            f"{path}: has no chat template, so prompts cannot be put to it; put the template that the model was "
-            f"trained with into chat_template.jinja in that folder"
-        )
-    return tokenizer

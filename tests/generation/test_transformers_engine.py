@@ -325,7 +325,7 @@ def test_a_broken_generation_config(pair, broken):
         with pytest.raises(EngineError, match="its generation config cannot be loaded"):
             _ = TransformersEngine(Direction.open(*pair), SAMPLING).settings
     else:  # the next source names the token
-        assert TransformersEngine(Direction.open(*pair), SAMPLING)._stops == [1]
+        assert TransformersEngine(Direction.open(*pair), SAMPLING)._vocabulary.stops == [1]
 
 
 def test_a_leftover_of_a_killed_run_is_cleared(pair, tmp_path):

@@ -1,0 +1,218 @@
+"""The engine on vLLM, which runs in a process of its own, under the interpreter that the user names.
+
+vLLM pins versions that exclude ours, and gives its memory back for certain only when its process ends. This side knows
+the pair, prompts, texts and settings; `vllm_child.py` is the other side. theta(alpha) is set in the running vLLM from
+the steps of `apply`'s own plan, with `apply`'s kernel.
+"""
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import llm_expo
+from llm_expo.checkpoints import Checkpoint, fingerprint
+from llm_expo.checkpoints.calculated import Source
+from llm_expo.checkpoints.header import Tensor
+from llm_expo.generation.child import Child, question
+from llm_expo.generation.engine import Json, Reply, Request
+from llm_expo.generation.moving import folder_at
+from llm_expo.generation.noise import stream
+from llm_expo.generation.prompts import Prompt
+from llm_expo.generation.sampling import Sampling
+from llm_expo.generation.vocabulary import Vocabulary
+from llm_expo.weights import Direction, Extrapolation, Move, OutputDtype, _kernel, plan
+
+logger = logging.getLogger(__name__)
+
+_CHILD = Path(__file__).with_name("vllm_child.py")
+
+_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+_VARIABLES = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # vLLM's core in the child itself, which alone has to be ended then
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VllmEngine:
+    """Replies of theta(alpha) through vLLM, with theta1's tokenizer and chat template at every alpha.
+
+    Noise is vLLM's own: each request has a seed, by which the same prompt meets the same noise at every alpha.
+
+    Args:
+        direction: the pair; it has to match (`Direction.check`).
+        sampling: how replies are drawn.
+        python: the interpreter under which vLLM is installed.
+        tensor_parallel: over how many devices the model is cut.
+        memory: the share of the device's memory that vLLM takes, as its gpu_memory_utilization; None is vLLM's own.
+        dtype: what theta(alpha) is rounded to, as `apply` writes it, and computed in; "keep" is theta1's own type.
+        scratch: the folder for theta(alpha) where it has to be written (theta1 is an adapter or a difference); a
+            temporary one if None.
+        log: the file for what vLLM says; a temporary one if None.
+        trust_remote_code: let the checkpoints' own Python code run.
+    """
+
+    def __init__(
+        self,
+        direction: Direction,
+        sampling: Sampling,
+        *,
+        python: Path,
+        tensor_parallel: int = 1,
+        memory: float | None = None,
+        dtype: OutputDtype = "keep",
+        scratch: Path | None = None,
+        log: Path | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        direction.paired()
+        self._direction = direction
+        self._sampling = sampling
+        self._python = python
+        self._tensor_parallel = tensor_parallel
+        self._memory = memory
+        self._dtype: OutputDtype = dtype
+        self._scratch = scratch
+        self._log = log
+        self._trust_remote_code = trust_remote_code
+        self._vocabulary = Vocabulary(direction.aligned, trust_remote_code)
+        self._child: Child | None = None
+        self._alpha: float | None = None
+
+    @cached_property
+    def settings(self) -> dict[str, Json]:
+        return {
+            "engine": "vllm/1",  # counts what we ask of vLLM: a study is not continued with another
+            "theta0": fingerprint(self._direction.initial),
+            "theta1": fingerprint(self._direction.aligned),
+            "dtype": self._dtype,
+            "tokenizer and template": self._vocabulary.digest,
+            **asdict(self._sampling),
+        }
+
+    @cached_property
+    def environment(self) -> dict[str, Json]:
+        facts = question([str(self._python), str(_CHILD), "facts"], self._name)
+        return {"llm-expo": llm_expo.__version__, **facts, "tensor parallel": self._tensor_parallel}
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        # To read a reply, vLLM has to make one token more.
+        return self._vocabulary.encode(prompts, self._sampling.max_tokens + 1)
+
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        return self._vocabulary.special_tokens
+
+    def move(self, alpha: float) -> None:
+        if self._child is not None and alpha == self._alpha:
+            return
+        self._alpha = None
+        with ExitStack() as stack:
+            folder, steps = self._direction.aligned.path, _steps(plan(self._direction, alpha, dtype=self._dtype))
+            if steps is None:
+                folder = stack.enter_context(folder_at(alpha, self._direction, self._scratch, self._dtype))
+                steps = [_loaded(tensor) for tensor in Checkpoint.open(folder).tensors.values()]
+            if self._child is None:
+                self._child = self._started(folder)
+            self._ask("move", steps=steps)
+        self._alpha = alpha
+
+    def rest(self) -> None:
+        if self._child is not None and not self._ask("rest"):
+            self._child.close()
+            self._child = None
+
+    def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
+        sampling = {**asdict(self._sampling), "stop_token_ids": self._vocabulary.stops}
+        del sampling["seed"]
+        for batch in batches:
+            self.move(alpha)
+            rows = self._ask(
+                "generate",
+                prompts=[request.tokens for request in batch],
+                seeds=[self._seed(request) for request in batch],
+                sampling=sampling,
+            )
+            yield [self._vocabulary.reply(row) for row in rows]
+
+    def log_probabilities(
+        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
+    ) -> Iterator[list[float]]:
+        for batch in batches:
+            self.move(alpha)
+            prompts, replies = zip(*batch, strict=True)
+            yield self._ask("read", prompts=prompts, replies=replies)
+
+    @property
+    def _name(self) -> str:
+        return f"vLLM ({self._python})"
+
+    def _seed(self, request: Request) -> int:
+        """63 bits, which vLLM takes; the same at every alpha."""
+        return stream(self._sampling.seed, request.prompt, request.noise) & (2**63 - 1)
+
+    def _started(self, folder: Path) -> Child:
+        _ = self.environment  # fails at once where vLLM is missing
+        log = self._log or Path(tempfile.mkdtemp(prefix="llm-expo-vllm-")) / "vllm.log"
+        logger.info("starting vLLM on %s; its log: %s", folder, log)
+        child = Child([str(self._python), str(_CHILD)], _VARIABLES, log, self._name)
+        options: dict[str, object] = {
+            "dtype": self._computed_in,
+            "max_model_len": -1,  # as long as the model's context, or as the memory left for it allows
+            "tensor_parallel_size": self._tensor_parallel,
+            "trust_remote_code": self._trust_remote_code,
+        }
+        if self._memory is not None:
+            options["gpu_memory_utilization"] = self._memory
+        child.ask({"model": str(folder), "kernel": _kernel.__file__, "options": options})
+        return child
+
+    @property
+    def _computed_in(self) -> str:
+        """The type of most of theta1's weights, as vLLM calls it, unless another was asked for."""
+        if self._dtype != "keep":
+            return self._dtype
+        elements: Counter[str] = Counter()
+        for tensor in self._direction.aligned.tensors.values():
+            elements[tensor.dtype] += prod(tensor.shape)
+        return next(_NAMES[dtype] for dtype, _ in elements.most_common() if dtype in _NAMES)
+
+    def _ask(self, what: str, **about: object) -> Any:
+        assert self._child is not None
+        try:
+            return self._child.ask({"do": what, **about})
+        except BaseException:
+            self._child = self._alpha = None  # the next question is another child's
+            raise
+
+
+def _steps(extrapolation: Extrapolation) -> list[dict[str, object]] | None:
+    """What the child is to load, by name; None where a side is more than bytes of a file."""
+    steps = []
+    for step in extrapolation.steps:
+        if not isinstance(step, Move):
+            steps.append(_loaded(step.source, step.target.name))
+        elif isinstance(step.initial, Tensor) and isinstance(step.aligned, Tensor):
+            moved = {"initial": _bytes(step.initial), "dtype": step.target.dtype, "alpha": step.alpha}
+            steps.append(_loaded(step.aligned, step.target.name) | moved)
+        else:
+            return None
+    return steps
+
+
+def _loaded(source: Source, name: str | None = None) -> dict[str, object]:
+    assert isinstance(source, Tensor)
+    return {"name": name or source.name, "dtype": source.dtype, "initial": None, "aligned": _bytes(source)}
+
+
+def _bytes(tensor: Tensor) -> dict[str, object]:
+    place = {"file": str(tensor.file), "start": tensor.start, "stop": tensor.stop}
+    return {**place, "dtype": tensor.dtype, "shape": tensor.shape}

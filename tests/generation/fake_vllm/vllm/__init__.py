@@ -1,0 +1,52 @@
+"""As much of vLLM's names as the child calls, without a model: a reply follows from its seed and from the weights.
+
+FAKE_VLLM says what goes wrong: "small" (no memory for the cache), "die" (in the middle of a batch), "hang" (there).
+"""
+
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+
+class SamplingParams(SimpleNamespace):
+    pass
+
+
+class LLM:
+    def __init__(self, model, **options):
+        print("vLLM talks on standard output, too")
+        print(f"started on {model} with {sorted(options.items())}", file=sys.stderr)
+        if os.environ.get("FAKE_VLLM") == "small":
+            raise ValueError("To serve at least one request,\nmore KV cache is needed")
+        self._weights = 0
+        runner = SimpleNamespace(reload_weights=self._reload, get_model=lambda: SimpleNamespace(modules=list))
+        self._worker = SimpleNamespace(model_runner=runner)
+
+    def collective_rpc(self, function, args):
+        return [function(self._worker, *args)]
+
+    def _reload(self, weights_iterator):
+        import torch
+
+        loaded = (torch.empty_like(tensor).copy_(tensor) for _, tensor in weights_iterator)
+        self._weights = sum(int(tensor.view(torch.uint8).sum()) for tensor in loaded)
+
+    def generate(self, prompts, sampling, use_tqdm):
+        if os.environ.get("FAKE_VLLM") == "die":
+            print("RuntimeError: the device is on fire", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("FAKE_VLLM") == "hang":
+            print("hanging", file=sys.stderr, flush=True)
+            time.sleep(600)
+        each = sampling if isinstance(sampling, list) else [sampling] * len(prompts)
+        return [self._reply(p["prompt_token_ids"], params) for p, params in zip(prompts, each, strict=True)]
+
+    def _reply(self, prompt, params):
+        if hasattr(params, "prompt_logprobs"):
+            spoken = [None, *({token: SimpleNamespace(logprob=-float(token))} for token in prompt[1:])]
+            return SimpleNamespace(prompt_logprobs=spoken)
+        first = 3 + (params.seed + self._weights) % 20
+        tokens = [first, first, first, params.stop_token_ids[0]][: params.max_tokens]
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens)])
