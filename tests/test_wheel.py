@@ -19,6 +19,7 @@ def test_the_wheel_is_whole(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
         "llm_expo/py.typed",
+        "llm_expo/catalogue/pairs.toml",
         "llm_expo/generation/prompts.jsonl",
         "llm_expo/demo/adapter/adapter_config.json",
         "llm_expo/demo/adapter/adapter_model.safetensors",

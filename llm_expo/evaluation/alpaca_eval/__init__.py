@@ -1,0 +1,8 @@
+"""AlpacaEval 2.0 (arXiv 2404.04475): how often a judge prefers a model's output to a baseline's, by instruction.
+
+annotations.py     judgements, in AlpacaEval's own file format
+companion.py       what the full length-controlled win rate needs beside them
+win_rate.py        the leaderboard's plain figures
+length_control.py  the length-controlled win rate
+comparison.py      two models on the same instructions
+"""
