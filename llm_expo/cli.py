@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,10 @@ import llm_expo
 from llm_expo.errors import ExpoError, MissingExtraError
 
 if TYPE_CHECKING:
+    from llm_expo.generation import Engine, Sampling
+    from llm_expo.scoring import Comparer, Scorer
     from llm_expo.search import Strategy
+    from llm_expo.weights import Direction
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,9 +144,8 @@ def _search(arguments: argparse.Namespace) -> int:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "search")
     from llm_expo import terminal
-    from llm_expo.generation import Sampling, TransformersEngine, read_prompts
+    from llm_expo.generation import Sampling, read_prompts
     from llm_expo.report import as_json, write_report
-    from llm_expo.scoring import scorers_from
     from llm_expo.search import Verdict, search
     from llm_expo.search.run import BATCH_SIZE
     from llm_expo.weights import Direction
@@ -153,46 +155,76 @@ def _search(arguments: argparse.Namespace) -> int:
     strategy = _strategy(arguments)
     device = _device(arguments.device)
     direction = Direction.open(arguments.theta0, arguments.theta1)
-    engine = TransformersEngine(
-        direction,
-        sampling,
-        device=device,
-        dtype=arguments.dtype,
-        low_memory=arguments.low_memory,
-        scratch=arguments.out / "scratch",
-        trust_remote_code=arguments.trust_remote_code,
-    )
-    scorers = scorers_from(
-        arguments.scorer,
-        answers=arguments.out / "answers.sqlite",
-        prices=arguments.judge_prices,
-        device=device,
-        trust_remote_code=arguments.trust_remote_code,
-    )
-    with terminal.search_logged() if arguments.log_json else terminal.search_watched() as watch:
-        outcome = search(
-            direction,
-            prompts,
-            engine,
-            scorers,
-            arguments.out,
-            strategy=strategy,
-            choice=arguments.choose,
-            min_gain=arguments.min_gain,
-            confirm_share=arguments.confirm_share,
-            batch_size=arguments.batch_size or BATCH_SIZE,
-            extend=arguments.extend,
-            write_model=arguments.write,
-            dtype=arguments.dtype,
-            turns=arguments.take_turns,
-            watch=watch,
-        )
+    with ExitStack() as held:
+        engine = _engine(arguments, direction, sampling, device, held)
+        scorers = _scorers(arguments, device, held)
+        with terminal.search_logged() if arguments.log_json else terminal.search_watched() as watch:
+            outcome = search(
+                direction,
+                prompts,
+                engine,
+                scorers,
+                arguments.out,
+                strategy=strategy,
+                choice=arguments.choose,
+                min_gain=arguments.min_gain,
+                confirm_share=arguments.confirm_share,
+                batch_size=arguments.batch_size or BATCH_SIZE,
+                extend=arguments.extend,
+                write_model=arguments.write,
+                dtype=arguments.dtype,
+                turns=arguments.take_turns,
+                watch=watch,
+            )
     page = write_report(outcome)
     if arguments.json:
         _print_json(as_json(outcome))
     else:
         terminal.show_outcome(outcome, str(page))
     return 3 if arguments.require_ship and outcome.verdict is not Verdict.SHIP else 0
+
+
+def _engine(
+    arguments: argparse.Namespace, direction: "Direction", sampling: "Sampling", device: str | None, held: ExitStack
+) -> "Engine":
+    """The engine that `--on` names; what has to be given back afterwards is left to `held`."""
+    shared: dict[str, Any] = {
+        "device": device,
+        "dtype": arguments.dtype,
+        "low_memory": arguments.low_memory,
+        "scratch": arguments.out / "scratch",
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+    if arguments.on == "ray":
+        from llm_expo.generation.ray_engine import ray_engine_from
+
+        return held.enter_context(
+            ray_engine_from(direction, sampling, replicas=arguments.replicas, address=arguments.ray_address, **shared)
+        )
+    from llm_expo.generation.engines import engine_from
+
+    return engine_from(
+        arguments.on,
+        direction,
+        sampling,
+        vllm_python=arguments.vllm_python,
+        tensor_parallel=arguments.tensor_parallel,
+        device_memory=arguments.device_memory,
+        **shared,
+    )
+
+
+def _scorers(arguments: argparse.Namespace, device: str | None, held: ExitStack) -> "list[Scorer | Comparer]":
+    """The scorers; on Ray, reward models in as many replicas as the engine."""
+    from llm_expo.scoring import scorers_from
+
+    return scorers_from(
+        arguments.scorer,
+        answers=arguments.out / "answers.sqlite",
+        prices=arguments.judge_prices,
+        device=device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
 
 
 def _strategy(arguments: argparse.Namespace) -> "Strategy":
@@ -524,6 +556,24 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="what theta(alpha) is rounded to and computed in, and written as; default: theta1's",
     )
+    machine.add_argument(
+        "--on",
+        choices=("transformers", "vllm", "ray"),
+        default="transformers",
+        help="what makes the replies: transformers here, vLLM in a process of its own, or transformers in several "
+        "replicas on a Ray cluster; default: %(default)s",
+    )
+    machine.add_argument("--replicas", type=_positive, default=2, help="of --on ray; default: %(default)s")
+    machine.add_argument(
+        "--ray-address", metavar="HOST:PORT", help="of --on ray: a cluster that runs; default: this machine alone"
+    )
+    machine.add_argument(
+        "--vllm-python", type=Path, metavar="PATH", help="of --on vllm: the Python under which vLLM is installed"
+    )
+    machine.add_argument(
+        "--tensor-parallel", type=_positive, metavar="N", help="of --on vllm: GPUs that share the model"
+    )
+    machine.add_argument("--device-memory", type=float, metavar="SHARE", help="of --on vllm: of each GPU, 0 to 1")
     machine.add_argument(
         "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
     )
