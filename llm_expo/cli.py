@@ -215,16 +215,22 @@ def _engine(
 
 
 def _scorers(arguments: argparse.Namespace, device: str | None, held: ExitStack) -> "list[Scorer | Comparer]":
-    """The scorers; on Ray, reward models in as many replicas as the engine."""
+    """The scorers; with `--on ray`, reward models in as many replicas as the engine."""
     from llm_expo.scoring import scorers_from
 
-    return scorers_from(
-        arguments.scorer,
-        answers=arguments.out / "answers.sqlite",
-        prices=arguments.judge_prices,
-        device=device,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    usual: dict[str, Any] = {"device": device, "trust_remote_code": arguments.trust_remote_code}
+    answers = arguments.out / "answers.sqlite"
+    scorers = scorers_from(arguments.scorer, answers=answers, prices=arguments.judge_prices, **usual)
+    if arguments.on != "ray":
+        return scorers
+    from llm_expo.scoring.ray_scorer import ray_scorer_from
+
+    return [
+        held.enter_context(ray_scorer_from(spec, replicas=arguments.replicas, address=arguments.ray_address, **usual))
+        if spec.startswith("reward-model:")
+        else scorer
+        for spec, scorer in zip(arguments.scorer, scorers, strict=True)
+    ]
 
 
 def _strategy(arguments: argparse.Namespace) -> "Strategy":

@@ -83,6 +83,9 @@ class RayEngine:
         """All replicas that are free, at once; another one moves when it is asked for replies."""
         self._dispatcher.spread(partial(_moved, alpha))
 
+    def rest(self) -> None:
+        self._dispatcher.spread(_rested)
+
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """See `Engine`.
 
@@ -208,6 +211,10 @@ def _environment(engine: TransformersEngine, _: Event) -> dict[str, Json]:
 
 def _moved(alpha: float, engine: TransformersEngine, _: Event) -> None:
     engine.move(alpha)
+
+
+def _rested(engine: TransformersEngine, *_: object) -> None:
+    engine.rest()
 
 
 def _replies(
