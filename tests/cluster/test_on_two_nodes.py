@@ -86,7 +86,7 @@ def pids(engine: RayEngine) -> list[int]:
 
 def all_pids(engine: RayEngine, count: int) -> list[int]:
     while len(found := pids(engine)) < count:
-        os.sched_yield()
+        engine._dispatcher._hear(None)  # of one that has started
     return found
 
 
