@@ -157,6 +157,7 @@ class Dispatcher(Generic[Job, Answer]):
                 continue
             except ExpoError as error:
                 if asked is None:
+                    self._last_death = str(error)
                     raise
                 answer = error
             if asked is not None:

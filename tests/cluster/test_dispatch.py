@@ -15,16 +15,17 @@ from llm_expo.errors import EngineError
 class Crew:
     """Answers a job with itself, as text, and ends calls one by one in a random order.
 
-    `deaths` are (job, how many die at it); a job "bad" is an EngineError. `stillborn` never start, and with `restarts`
-    a worker dies for good at that many starts.
+    `deaths`: how many workers die at a job; a job "bad" is an EngineError, and if `refused` every start is one.
+    `stillborn` never start, and nobody starts more than `restarts` times.
     """
 
-    def __init__(self, chance=None, deaths=None, stillborn=(), restarts=1000):
+    def __init__(self, chance=None, deaths=None, stillborn=(), restarts=1000, refused=False):
         self.chance = chance or random.Random(0)
         self.deaths = Counter(deaths)
         self.stillborn = set(stillborn)
         self.starts_left = Counter()
         self.restarts = restarts
+        self.refused = refused
         self.asked = []  # (worker, job)
         self.at = {}  # call -> (worker, job)
         self.abandoned = []
@@ -55,6 +56,8 @@ class Crew:
         worker, job = self.at.pop(call)
         if job is None:
             self.starts_left[worker] += 1
+            if self.refused:
+                raise EngineError("node 3: does not see it")
             if worker in self.stillborn or self.starts_left[worker] > self.restarts:
                 raise Lost("no process")
             return None
@@ -131,6 +134,13 @@ def test_when_all_are_gone():
         list(answers)
     with pytest.raises(EngineError, match="all 2 replicas are gone"):
         dispatcher.spread("move")
+
+
+def test_a_node_that_cannot_do_it_ends_it():
+    dispatcher = dispatched(Crew(refused=True))
+    for line in ("^node 3: does not see it$",) * 2 + ("^all 2 replicas are gone, the last one with: node 3: does not",):
+        with pytest.raises(EngineError, match=line):
+            list(dispatcher.each("a"))
 
 
 def test_an_error_comes_behind_the_answers_before_it():
