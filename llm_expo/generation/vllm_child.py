@@ -7,6 +7,9 @@ by which kernel (the compiled file, which any Python from 3.11 on loads); it dec
 One line of JSON on standard input is a question, one on standard output its answer.
 """
 
+# What goes to other ranks goes by value, without the names that annotations in a class body would be looked up by.
+from __future__ import annotations
+
 import importlib.machinery
 import importlib.metadata
 import importlib.util

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_expo.demo.pair import make_pair
 from llm_expo.generation import Request, Sampling, TransformersEngine, read_prompts
@@ -145,3 +146,25 @@ def test_bits_are_those_that_apply_writes_and_vllm_loads(direction, tmp_path):
     assert before.keys() == loaded.keys() and before != loaded
     names = " ".join(loaded)
     assert all(part in names for part in ("qkv_proj", "gate_up_proj", "embed_tokens", "lm_head", "layernorm"))
+
+
+def test_two_ranks_calculate_their_own_parts(pair, tmp_path, monkeypatch):
+    """A moved model reads a text as one does that was started from what `apply` writes, to the last bit."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # vLLM wants a NUMA node for each rank otherwise
+    for seed in (0, 1):
+        sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "eos_token_id": 1}
+        torch.manual_seed(seed)
+        LlamaForCausalLM(LlamaConfig(**sizes, **heads)).save_pretrained(pair[seed])
+    direction = Direction.open(*pair)
+    write(plan(direction, 1.5), tmp_path / "out")
+    texts = [((5, 6, 7), (8, 9, 10, 11)), ((4,), (20, 21))]
+    engine = VllmEngine(direction, GREEDY, python=Path(PYTHON), tensor_parallel=2, log=tmp_path / "log")
+    [start] = engine.log_probabilities(-1.0, [texts])
+    [moved] = engine.log_probabilities(1.5, [texts])
+    engine.rest()
+    engine._child, engine._alpha = engine._started(tmp_path / "out"), 1.5  # as vLLM itself has loaded it
+    [loaded] = engine.log_probabilities(1.5, [texts])
+    engine.rest()
+    assert moved == loaded
+    assert moved != start
