@@ -13,7 +13,7 @@ demo: .venv/demo.stamp
 	.venv/bin/llm-expo demo --out demo-run
 
 test: .venv/dev.stamp
-	.venv/bin/python -m pytest -m "not slow and not vllm"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow and not vllm" -n auto
 
 test-slow: .venv/dev.stamp
 	.venv/bin/python -m pytest -m "slow and not vllm"

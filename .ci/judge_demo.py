@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def main() -> None:
     report = json.loads(Path(sys.argv[1]).read_text())
     seconds = sum(cost["seconds"] for cost in report["costs"].values())
-    print(f"verdict {report['verdict']}, alpha {report['choice']}, gain {report['gain']}, {seconds:.0f} s of search")
+    gain = report["decision"]["gain"]
+    print(f"verdict {report['verdict']}, alpha {report['choice']}, gain {gain}, {seconds:.0f} s of search")
     _, info = AutoModelForCausalLM.from_pretrained(report["model"], output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(report["model"])
     for holds, wanted in (

@@ -18,12 +18,13 @@ theta0, which `race` pays for. The others have no guard and choose by the highes
 --worlds draws a world for each replay instead (KINDS). Strategies were tuned on the usual ones, so these are no
 evidence for them; the tables are. Nothing but the reward shows a collapse there, and all replies are of one length.
 
-regret: the share of the gain to be had, best alpha over theta1, that the choice misses. cost: completions of the
-search for each search prompt; cost/paper, tokens/paper: all replays together, over those of `paper, best fitting`.
-worse: the share of replays that choose what is worse than theta1. ships: the verdict is SHIP. gated: as regret, with
-theta1 where it is not. Then the share of each verdict. Tables of useless directions come twice, the second time with
-every alpha's confirm rewards lowered until their mean in the table is at most theta1's: a finite table of nothing
-holds small gains by chance, and these are no errors.
+regret: the share of the gain to be had, best alpha over theta1, that the choice misses; for `race, fluent` the best
+of those that the guard calls fluent by the whole table. cost: completions of the search for each search prompt;
+cost/paper, tokens/paper: all replays together, over those of `paper, best fitting`. worse: the share of replays that
+choose what is worse than theta1. ships: the verdict is SHIP. gated: as regret, with theta1 where it is not. Then the
+share of each verdict. Tables of useless directions come twice, the second time with every alpha's confirm rewards
+lowered until their mean in the table is at most theta1's: a finite table of nothing holds small gains by chance, and
+these are no errors.
 """
 
 import argparse
@@ -48,13 +49,13 @@ from llm_expo.search.rounds import Seen, Strategy, answered
 from llm_expo.search.sweeps import PRESETS, Grid, Paper
 from llm_expo.search.symptoms import Symptom
 from llm_expo.search.verdict import Confirmed, Verdict, decide
+from llm_expo.search.walk import CALIBRATION
 from llm_expo.testing import play
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 CONFIRM_SHARE = 1 / 3
-CALIBRATION = 16
 USELESS = "noise,reversed"
 OCTAVE = 1.9  # lattices are rounded
 
@@ -78,6 +79,8 @@ class World:
     """As `search`, but every alpha meets prompts and noise of its own."""
     confirm: Floats
     confirm_tokens: Floats
+    fluent: tuple[int, ...]
+    """Places of the alphas that are fluent in the whole table."""
     watch: "Watch | None" = None
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     """Of the choices asked about so far."""
@@ -100,6 +103,7 @@ class Found:
     choice: int
     completions: int
     tokens: float
+    fluently: bool
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -120,6 +124,13 @@ class Table:
 
     def place(self, alpha: float) -> int:
         return nearest(self.alphas, alpha)
+
+    def observed(self, sample: int, place: int, prompts: Places) -> guard.Observed:
+        replies, values = self.replies[sample][place], self.log_probabilities[sample, place]
+        return guard.Observed(
+            {str(prompt): replies[prompt] for prompt in prompts},
+            {str(prompt): float(values[prompt]) for prompt in prompts},
+        )
 
 
 def read_table(path: Path, theta0: Path) -> Table:
@@ -183,39 +194,47 @@ class Watch:
         observed = {float(place): self._observed(0, place, count) for place, count in counts.items()}
         return frozenset(int(place) for place in guard.fluent(observed, self._calibrations[0]))
 
+    def astray(self, place: int, count: int) -> str | None:
+        """Whether it is no longer to be called fluent, by the same replies."""
+        if place == self._table.place(0.0) or not self._suspected(0, place, count, guard.FLUENT):
+            return None
+        return "not fluent" if guard.astray(self._observed(0, place, count), self._calibrations[0]) else None
+
     def _judged(self, sample: int, place: int, count: int, error: float) -> str | None:
         if place == self._table.place(0.0):
             return None
         if (key := (sample, place, count)) not in self._said:
             said = None
-            if self._suspected(sample, place, count):
+            if self._suspected(sample, place, count, 1.0):
                 objection = guard.judge(self._observed(sample, place, count), self._calibrations[sample], error)
                 said = objection and str(objection)
             self._said[key] = said
         return self._said[key]
 
-    def _suspected(self, sample: int, place: int, count: int) -> bool:
-        """Whether any symptom's mean is too far from theta1's; else no bound of it can be: most looks end here."""
+    def _suspected(self, sample: int, place: int, count: int, part: float) -> bool:
+        """Whether any symptom's mean is such a part of its distance from theta1's: if not, no bound of it can be."""
         table, prompts = self._table, np.unique(self._drawn[sample][:count])
         distances = self._calibrations[sample].distances
 
-        def lost(of: Callable[[int], float]) -> float:
-            return of(table.place(0.0)) - of(place)
+        def near(symptom: Symptom, of: Callable[[int], float]) -> bool:
+            return of(table.place(0.0)) - of(place) <= part * distances[symptom]
 
         return not (
-            lost(lambda at: table.log_probabilities[sample, at, prompts].mean()) <= distances[Symptom.LOG_PROBABILITY]
-            and lost(lambda at: table.ended[sample, at, prompts].mean()) <= distances[Symptom.ENDED]
-            and lost(lambda at: len(np.unique(table.openings[sample, at, prompts])) / len(prompts))
-            <= distances[Symptom.OPENINGS]
+            near(Symptom.LOG_PROBABILITY, lambda at: table.log_probabilities[sample, at, prompts].mean())
+            and near(Symptom.ENDED, lambda at: table.ended[sample, at, prompts].mean())
+            and near(Symptom.OPENINGS, lambda at: len(np.unique(table.openings[sample, at, prompts])) / len(prompts))
         )
 
     def _observed(self, sample: int, place: int, count: int) -> guard.Observed:
-        prompts = np.unique(self._drawn[sample][:count])
-        replies, values = self._table.replies[sample][place], self._table.log_probabilities[sample, place]
-        return guard.Observed(
-            {str(prompt): replies[prompt] for prompt in prompts},
-            {str(prompt): float(values[prompt]) for prompt in prompts},
-        )
+        return self._table.observed(sample, place, np.unique(self._drawn[sample][:count]))
+
+
+def fluent_places(table: Table) -> tuple[int, ...]:
+    """Of alphas that are fluent over all prompts, theta1 among them."""
+    every = np.arange(table.rewards.shape[2])
+    observed = {float(alpha): table.observed(0, place, every) for place, alpha in enumerate(table.alphas)}
+    fluent = guard.fluent(observed, guard.calibrate(observed[-1.0], observed[0.0]))
+    return tuple(place for place, alpha in enumerate(table.alphas) if float(alpha) in fluent)
 
 
 def table_worlds(table: Table, prompts: int, replays: int, *, centred: bool = False) -> Iterator[World]:
@@ -224,7 +243,7 @@ def table_worlds(table: Table, prompts: int, replays: int, *, centred: bool = Fa
     means = fresh.mean(axis=1)
     excess = np.maximum(means - means[alphas == 0], 0.0)[:, None] if centred else 0.0
     to_confirm = round(CONFIRM_SHARE * prompts)
-    preset = fitting(alphas, truth)
+    preset, fluent = fitting(alphas, truth), fluent_places(table)
     random = np.random.default_rng(0)
     for _ in range(replays):
         drawn = random.integers(shared.shape[1], size=(len(alphas) + 1, prompts))
@@ -240,6 +259,7 @@ def table_worlds(table: Table, prompts: int, replays: int, *, centred: bool = Fa
             alone=np.take_along_axis(fresh, drawn[1:, to_confirm:], axis=1),
             confirm=fresh[:, confirm] - excess,
             confirm_tokens=table.tokens[1][:, confirm],
+            fluent=fluent,
             watch=Watch(table, search, confirm),
         )
 
@@ -373,6 +393,7 @@ def drawn_worlds(kind: str, prompts: int, replays: int) -> Iterator[World]:
             alone=truth[:, None] + random.standard_normal((len(LATTICE), to_search)),
             confirm=truth[:, None] + noise.fresh(to_confirm),
             confirm_tokens=np.ones((len(LATTICE), to_confirm)),
+            fluent=tuple(range(len(LATTICE))),
         )
 
 
@@ -389,6 +410,8 @@ class Method:
     picks: Mapping[str, Pick]
     paired: bool = True
     guarded: bool = False
+    fluently: bool = False
+    """It does not go on with an alpha that is no longer fluent."""
 
 
 def highest(_: World, seen: Seen) -> float:
@@ -402,10 +425,11 @@ def fluent(world: World, seen: Seen) -> float:
     return choose(seen, "fluent", [float(world.alphas[place]) for place in places])
 
 
-def race(budget_per_prompt: float, picks: Mapping[str, Pick]) -> Method:
-    return Method(
-        lambda world: Race(Budget(budget_per_prompt * world.search.shape[1]), world.choices), picks, guarded=True
-    )
+def race(budget_per_prompt: float, picks: Mapping[str, Pick], *, fluently: bool = False) -> Method:
+    def strategy(world: World) -> Strategy:
+        return Race(Budget(budget_per_prompt * world.search.shape[1]), world.choices)
+
+    return Method(strategy, picks, guarded=True, fluently=fluently)
 
 
 def octaves(world: World) -> Strategy:
@@ -432,9 +456,11 @@ METHODS: dict[str, Method] = {
     "grid 0.1 to 0.5": Method(lambda _: Grid(), {"": highest}),
     "log grid": Method(octaves, {"": highest}),
     "log grid, unpaired": Method(octaves, {"": highest}, paired=False),
-    "race": race(BUDGET_PER_PROMPT, {"": best, ", one-se": one_se, ", fluent": fluent, ", highest mean": highest}),
-    "race, budget 1.5": race(1.5, {"": best}),
-    "race, budget 3": race(3.0, {"": best}),
+    "race, fluent": race(BUDGET_PER_PROMPT, {"": fluent}, fluently=True),
+    "race, best": race(BUDGET_PER_PROMPT, {"": best}),
+    "race": race(BUDGET_PER_PROMPT, {", one-se": one_se, ", highest mean": highest}),
+    "race, best, budget 1.5": race(1.5, {"": best}),
+    "race, best, budget 3": race(3.0, {"": best}),
 }
 PAPER = "paper, best fitting"
 
@@ -452,11 +478,13 @@ def replay(world: World) -> dict[str, Found]:
             calibration = world.tokens[nearest(world.alphas, -1.0), :CALIBRATION]
             completions, tokens = completions + len(calibration), tokens + calibration.sum()
         for suffix, pick in method.picks.items():
-            found[name + suffix] = Found(nearest(world.alphas, pick(world, seen)), completions, float(tokens))
+            found[name + suffix] = Found(
+                nearest(world.alphas, pick(world, seen)), completions, float(tokens), method.fluently
+            )
     return {
         PAPER: found[f"paper {world.preset}"],
         **found,
-        "all replies": Found(int(np.argmax(world.known)), world.search.size, float(world.tokens.sum())),
+        "all replies": Found(int(np.argmax(world.known)), world.search.size, float(world.tokens.sum()), fluently=False),
     }
 
 
@@ -472,7 +500,9 @@ def played(world: World, method: Method) -> Seen:
     def collapse(alpha: float, count: int) -> str | None:
         if not method.guarded or world.watch is None:
             return None
-        return world.watch.collapse(nearest(world.alphas, alpha), count)
+        place = nearest(world.alphas, alpha)
+        symptom = world.watch.collapse(place, count)
+        return world.watch.astray(place, count) if symptom is None and method.fluently else symptom
 
     return play(method.strategy(world), [str(each) for each in range(rewards.shape[1])], reward, collapse=collapse)
 
@@ -518,7 +548,7 @@ def replayed(world: World) -> dict[str, Replayed]:
     return {
         name: Replayed(
             gained=float(truth[found.choice]),
-            gain=float(truth.max()),
+            gain=float((truth[list(world.fluent)] if found.fluently else truth).max()),
             cost=found.completions / world.search.shape[1],
             completions=found.completions,
             tokens=found.tokens,
@@ -556,10 +586,10 @@ def shares(mine: Sequence[Replayed]) -> dict[str, float]:
 
 def shown(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     columns = [key for key in next(iter(rows.values())) if not key.endswith("_se")]
-    lines = ["", f"{title:22s}" + "".join(f"{column:>18s}" for column in columns)]
+    lines = ["", f"{title:24s}" + "".join(f"{column:>18s}" for column in columns)]
     for name, row in rows.items():
         cells = (f"{row[key]:.3f}" + (f" ± {row[f'{key}_se']:.3f}" if f"{key}_se" in row else "") for key in columns)
-        lines.append(f"{name:22s}" + "".join(f"{cell:>18s}" for cell in cells))
+        lines.append(f"{name:24s}" + "".join(f"{cell:>18s}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -219,7 +219,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
     from llm_expo.training.plan import make_plan, plan_lines
     from llm_expo.training.recipe import read_recipe
-    from llm_expo.training.run import train
+    from llm_expo.training.run import next_step, train
 
     recipe = read_recipe(arguments.recipe, arguments.save)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that accelerate or torchrun started; it speaks
@@ -239,7 +239,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json(asdict(trained))
     else:
-        print(f"{trained.models[-1]}: {trained.steps} steps; go on with: llm-expo search {trained.models[-1]} ...")
+        print(f"{trained.models[-1]}: {trained.steps} steps; go on with: {next_step(recipe, trained.models[-1])}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -480,7 +480,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--choose",
         choices=("best", "one-se", "fluent"),
-        default="best",
+        default="fluent",
         help="which of the alphas tried: the best, the smallest within a standard error of it, or the best of those "
         "whose replies stay as fluent and diverse as theta1's; default: %(default)s",
     )

@@ -28,7 +28,7 @@ def from_jsonl(path: Path, error: type[ExpoError]) -> Iterator[tuple[str, Any]]:
                     raise error(f"{place}: not JSON: {cause}") from None
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as cause:
+    except (OSError, ValueError) as cause:
         raise error(f"{path}: cannot be read as UTF-8 text: {cause}") from None
 
 

@@ -5,6 +5,7 @@ Models' and users' text is shown as it is but for control characters, so that a 
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -89,8 +90,12 @@ def search_logged() -> "Iterator[Callable[[Event], None]]":
 
 
 @contextmanager
-def training_watched() -> Iterator[Callable[[Stepped | Kept], None]]:
-    """A bar with an estimate over the steps, and a line for each model that is kept."""
+def training_watched(every: float = 60.0) -> Iterator[Callable[[Stepped | Kept], None]]:
+    """A bar with an estimate over the steps, and a line for each model that is kept.
+
+    every: where nobody watches, a line takes the bar's place after so many seconds, for whoever reads the log.
+    """
+    told = time.monotonic()
     with Progress(
         TextColumn("training"),
         BarColumn(),
@@ -104,8 +109,12 @@ def training_watched() -> Iterator[Callable[[Stepped | Kept], None]]:
         task = progress.add_task("", total=None, left="")
 
         def watch(event: Stepped | Kept) -> None:
+            nonlocal told
             if isinstance(event, Stepped):
                 left = f"{timedelta(seconds=round(event.seconds_left))} left"
+                if progress.disable and time.monotonic() - told >= every:
+                    told = time.monotonic()
+                    note(f"training: step {event.step}/{event.steps}, loss {event.loss:.4f}, {left}")
                 progress.update(
                     task, completed=event.step, total=event.steps, description=f"loss {event.loss:.4f}", left=left
                 )

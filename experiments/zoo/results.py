@@ -7,8 +7,8 @@ replies are missing is left out. Along come DIR/log.jsonl, the pairs of replies 
 (results/reply_pairs.parquet) and the trainings' metrics (results/training.jsonl).
 """
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ SCHEMA = pa.schema(
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    folder: Path = parser.parse_args().folder
     RESULTS.mkdir(exist_ok=True)
     for path in sorted((folder / "tables").glob("*.jsonl")):
         rows = finished(journal.read(path))

@@ -16,7 +16,6 @@ OBJECTIVE = (
 
 SEARCH_OPTIONS = (
     *("--scorer", "function:llm_expo.demo.positivity:score"),
-    *("--choose", "fluent"),
     *("--limit", "80"),
     *("--max-tokens", "64"),
     *("--batch-size", "32"),

@@ -8,6 +8,10 @@ from llm_expo.search.rounds import Seen, answered
 
 Rule = Literal["best", "one-se", "fluent"]
 
+DOUBT = 0.5
+"""Theta1 is kept if nothing leads it by so many standard errors. Such a lead is hardly ever confirmed: without this, a
+useless direction ships twice as often, and a good one no more often (bench/strategies.py --worlds)."""
+
 
 def choose(seen: Seen, rule: Rule = "best", fluent: Container[float] = ()) -> float:
     """The choice among the alphas that were tried and have not collapsed; 0 is theta1, so no gain was found.
@@ -26,7 +30,10 @@ def choose(seen: Seen, rule: Rule = "best", fluent: Container[float] = ()) -> fl
     height = heights(curve)
     places = sorted(range(len(curve.alphas)), key=lambda place: abs(curve.alphas[place]))
     best = max(places, key=lambda place: float(height[place]))
+    error = standard_errors(curve, best)
+    theta1 = curve.alphas.index(0.0)
+    if height[theta1] >= height[best] - DOUBT * error[theta1]:
+        return 0.0
     if rule != "one-se":
         return curve.alphas[best]
-    error = standard_errors(curve, best)
     return curve.alphas[next(place for place in places if height[place] >= height[best] - error[place])]

@@ -39,6 +39,9 @@ AT_CONFIRMATION = 0.2
 FLUENT = 0.5
 """The part of the guard's distances that a fluent alpha may be away from theta1."""
 
+ASTRAY_ERROR = 0.05
+"""How often one look at one symptom may take an alpha that lies exactly at the limit of `fluent` for astray."""
+
 FLUENT_BY = (Symptom.LOG_PROBABILITY, Symptom.OPENINGS, Symptom.NGRAMS)
 
 
@@ -188,6 +191,17 @@ def fluent(alphas: Mapping[float, Observed], calibration: Calibration) -> frozen
         if Symptom.LOG_PROBABILITY in findings and all(f.worse.mean <= FLUENT * f.distance for f in measured):
             near.add(alpha)
     return frozenset(near)
+
+
+def astray(alpha: Observed, calibration: Calibration) -> bool:
+    """Whether an alpha is farther from theta1 than `fluent` allows, whatever chance may have added.
+
+    A search for a fluent one need not ask it again.
+    """
+    return any(
+        finding.symptom in FLUENT_BY and finding.worse.n >= FEWEST and finding.worse.low > FLUENT * finding.distance
+        for finding in examine(alpha, calibration, ASTRAY_ERROR)
+    )
 
 
 def lengthening(alpha: Observed, theta1: Observed) -> Lengthening:

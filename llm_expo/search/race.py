@@ -31,6 +31,10 @@ BUDGET_PER_PROMPT = 2.0
 PROBE = 16
 """Prompts that an alpha is tried on first; an eighth of them if that is less, but FEWEST if there are so many."""
 FEWEST = 4
+"""With more, the ladder would take the whole budget where prompts are few."""
+GUARDED = 8
+"""The guard says nothing on fewer replies: where the ladder then leaves a good part of the default budget, rather so
+many than fewer."""
 RUNG = 4.0
 """The ladder climbs at least so many times higher with each rung."""
 STRIDE = 2
@@ -43,6 +47,9 @@ LEAST = 0.01
 """The race ends when nobody is expected to win this share of the leader's gain over theta1, ..."""
 LEAST_GAIN = 0.2
 """... which counts as so many standard deviations of a paired difference where it is less."""
+SETTLED = 32
+"""The race does not end before the leader has answered so many prompts: a gamed reward wins at once, and the guard
+cannot tell by a few replies."""
 ERROR = 0.05
 """How often the best alpha may be taken for beaten in a search, at most."""
 
@@ -63,8 +70,9 @@ class Race:
 
     def __call__(self, seen: Seen) -> Round | None:
         n = len(seen.prompts)
-        probe = min(max(min(PROBE, math.ceil(n / 8)), FEWEST), n)
         ladder = _ladder(self.alphas)
+        guarded = GUARDED * (1 + len(ladder)) <= 0.6 * BUDGET_PER_PROMPT * n
+        probe = min(max(min(PROBE, math.ceil(n / 8)), GUARDED if guarded else FEWEST), n)
         least = probe * (1 + len(ladder))
         budget = self.budget or Budget(max(BUDGET_PER_PROMPT * n, least))
         if budget.unit == "completions" and budget.amount < least:
@@ -125,6 +133,9 @@ def _heat(
         for alpha, promise in zip(curve.alphas, expected_gains(curve, curve.alphas.index(leader)), strict=True)
         if alpha in allowed and promise > matters and min(counts[alpha], counts[leader]) < n
     }
+    settled = min(SETTLED, n)
+    if not promises and leader != THETA1 and counts[leader] < settled:
+        return Round({THETA1: settled, leader: settled}, f"{leader:g} leads, but on few prompts so far")
     if not promises:
         return None
     first = max(promises.values())
@@ -136,8 +147,7 @@ def _heat(
         wanted = {alpha: max(2 * counts[leader], counts[alpha]) for alpha in (leader, *contenders)}
     for alpha, count in wanted.items():
         wanted[alpha] = min(max(count, counts[alpha] + _worth(budget, seen, alpha, len(wanted))), n)
-    ahead = "theta1 leads" if leader == THETA1 else f"{leader:g} leads theta1 by {gain:.3g}"
-    return Round(wanted, f"{ahead}; {_listed(contenders)} may be better")
+    return Round(wanted, f"{_listed([leader])} leads; {_listed(contenders)} may be better")
 
 
 def _not_beaten(alphas: Sequence[float], leader: float, seen: Seen, rewards: Rewards, error: float) -> set[float]:
@@ -174,4 +184,4 @@ def _within(budget: Budget, seen: Seen, rewards: Rewards, wanted: Round, least: 
 
 
 def _listed(alphas: Sequence[float]) -> str:
-    return ", ".join(f"{alpha:g}" for alpha in alphas)
+    return ", ".join("theta1" if alpha == THETA1 else f"{alpha:g}" for alpha in alphas)

@@ -42,7 +42,7 @@ def search(
     out: str | os.PathLike[str],
     *,
     strategy: Strategy | None = None,
-    choice: Rule = "best",
+    choice: Rule = "fluent",
     min_gain: float | None = None,
     confirm_share: float = 1 / 3,
     batch_size: int = BATCH_SIZE,
@@ -99,7 +99,7 @@ def search(
         study.settle(settings, engine.environment)
         study.enrol(prompts, engine.encode, confirm_share=confirm_share, extend=extend)
         work = Work(study, engine, batch_size, watch, turns)
-        walked = walk(work, strategy, scorer)
+        walked = walk(work, strategy, scorer, choice)
         chosen = choose(walked.seen, choice, fluent(walked.observed, walked.calibration))
         confirmed = confirm(work, scorers, chosen)
         decision = decide(

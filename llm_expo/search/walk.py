@@ -4,26 +4,25 @@ A walk begins with nothing seen, whatever the study holds, and what the study ho
 search goes the way of an uninterrupted one.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llm_expo.scoring import Comparer, Scorer
+from llm_expo.search.choice import Rule
 from llm_expo.search.events import Begun, Tried
-from llm_expo.search.guard import Calibration, Objection, Observed, calibrate, judge
-from llm_expo.search.outcome import THETA0, THETA1
+from llm_expo.search.guard import Calibration, Objection, Observed, astray, calibrate, judge
+from llm_expo.search.outcome import THETA0, THETA1, gain_over_theta1
 from llm_expo.search.rounds import Round, Seen, Spent, Strategy
 from llm_expo.search.study import Enrolled, Spending
 from llm_expo.search.work import Work
-from llm_expo.stats import paired_difference
 
-CALIBRATION = 32
+CALIBRATION = 16
 """Search prompts that theta0 and theta1 answer first, or all if there are fewer, so that the guard knows how they talk.
 
-Beside the budget, but for theta1's replies that the strategy asks for anyway."""
-
-RECALL = 16
-"""Of theta1's replies so many are read by an alpha before it replies itself: it may show that it has collapsed."""
+Beside the budget, but for theta1's replies that the strategy asks for anyway. An alpha that lies farther out than any
+before it reads theta1's, before it replies itself: it may show that it has collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,11 @@ class _Way:
     objections: dict[float, Objection] = field(default_factory=dict)
 
 
-def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer) -> Walked:
-    """Walk until the strategy has seen enough."""
+def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) -> Walked:
+    """Walk until the strategy has seen enough.
+
+    rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
+    """
     prompts = work.study.enrolled("search")
     way = _Way(calibrated(work, prompts[:CALIBRATION]))
     rounds: list[Round] = []
@@ -57,7 +59,7 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer) -> Walked:
         rounds.append(wanted)
         work.watch(Begun(len(rounds), wanted))
         _run(work, scorer, prompts, wanted, way)
-        before, seen = seen, _seen(work, scorer, prompts, way)
+        before, seen = seen, _seen(work, scorer, prompts, way, rule)
         if seen == before:  # it asks for what the guard does not allow, and would do so for ever
             break
     return Walked(seen, tuple(rounds), way.calibration, way.observed, way.objections)
@@ -101,9 +103,9 @@ def _lies_beyond(alpha: float, collapsed: float) -> bool:
 
 def _visit(work: Work, alpha: float, new: Sequence[Enrolled], way: _Way) -> Sequence[Enrolled]:
     """Have theta(alpha) answer new prompts, until the guard objects; those that it answered."""
-    if alpha not in way.observed and alpha not in (THETA0, THETA1):
-        known = [each for each in new if each.prompt.id in way.calibration.theta1.recall]
-        _look(way, alpha, recall=work.read(THETA1, alpha, known[:RECALL], "search"))
+    if alpha not in (THETA0, THETA1) and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
+        known = work.study.enrolled("search")[:CALIBRATION]
+        _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
     answered = 0
     if alpha not in way.objections:
         for replies in work.answer(alpha, new, "search"):
@@ -133,7 +135,7 @@ def _both(one: Observed, other: Observed) -> Observed:
     )
 
 
-def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way) -> Seen:
+def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way, rule: Rule) -> Seen:
     """What the walk has come by so far, and no more of what the study may hold."""
     rewards, completions, tokens, spending = {}, {}, {}, Spending()
     for alpha, count in way.count.items():
@@ -144,10 +146,14 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
         completions[alpha], tokens[alpha] = here.completions, here.tokens
         spending += here
     moves = work.study.moves()
+    excluded = {}
+    if rule == "fluent":
+        others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))
+        excluded = {alpha: "not fluent" for alpha in others if astray(way.observed[alpha], way.calibration)}
     return Seen(
         tuple(each.prompt.id for each in prompts),
         {alpha: mine for alpha, mine in rewards.items() if mine},
-        {alpha: str(objection) for alpha, objection in way.objections.items()},
+        excluded | {alpha: str(objection) for alpha, objection in way.objections.items()},
         Spent(
             completions,
             tokens,
@@ -158,16 +164,16 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
 
 
 def _tried(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], alpha: float, way: _Way) -> Tried:
-    rewards = {each: work.study.rewards(scorer.name, each) for each in (alpha, THETA1)}
-    ids = {each: [enrolled.prompt.id for enrolled in prompts[: way.count.get(each, 0)]] for each in (alpha, THETA1)}
-    common = [prompt for prompt in ids[alpha] if prompt in set(ids[THETA1])]
-    here, theta1 = ([rewards[each][prompt] for prompt in common] for each in (alpha, THETA1))
+    rewards, theta1 = (
+        {each.prompt.id: held[each.prompt.id] for each in prompts[: way.count.get(side, 0)]}
+        for side, held in ((side, work.study.rewards(scorer.name, side)) for side in (alpha, THETA1))
+    )
     objection = way.objections.get(alpha)
     return Tried(
         "search",
         alpha,
-        len(ids[alpha]),
-        statistics.fmean(rewards[alpha][prompt] for prompt in ids[alpha]) if ids[alpha] else float("nan"),
-        paired_difference(here, theta1) if alpha != THETA1 and len(common) > 1 else None,
+        len(rewards),
+        statistics.fmean(rewards.values()) if rewards else math.nan,
+        None if alpha == THETA1 else gain_over_theta1(rewards, theta1),
         None if objection is None else str(objection),
     )

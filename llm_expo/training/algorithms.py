@@ -12,7 +12,7 @@ from typing import Literal
 
 from llm_expo.errors import RecipeError
 from llm_expo.training import losses
-from llm_expo.training.losses import Loss
+from llm_expo.training.losses import Loss, Rewards
 from llm_expo.training.recipe import AlgorithmName, Recipe
 
 
@@ -26,18 +26,27 @@ class Algorithm:
     coefficients: Mapping[str, float]  # where TRL computes the loss, these are TRL's own names
     source: str
     loss: Loss | None  # None: TRL's own is the published one
+    rewards: Rewards | None = None  # the implicit ones that a loss of ours compares; None: it compares none
 
 
 ALGORITHMS: Mapping[AlgorithmName, Algorithm] = {
     each.name: each
     for each in (
         Algorithm("dpo", "pairs", True, {"beta": 0.1}, "arXiv 2305.18290, Eq. 7", None),
-        Algorithm("ipo", "pairs", True, {"tau": 0.1}, "arXiv 2310.12036, Eq. 17", losses.ipo),
+        Algorithm("ipo", "pairs", True, {"tau": 0.1}, "arXiv 2310.12036, Eq. 17", losses.ipo, losses.ipo_rewards),
         Algorithm(
             "slic_hf", "pairs", False, {"delta": 1.0, "sft_weight": 0.1}, "arXiv 2305.10425, Eq. 4", losses.slic_hf
         ),
         Algorithm("rrhf", "pairs", False, {"sft_weight": 1.0}, "arXiv 2304.05302, Eqs. 1 to 5", losses.rrhf),
-        Algorithm("cpo", "pairs", False, {"beta": 0.1, "sft_weight": 1.0}, "arXiv 2401.08417, section 3", losses.cpo),
+        Algorithm(
+            "cpo",
+            "pairs",
+            False,
+            {"beta": 0.1, "sft_weight": 1.0},
+            "arXiv 2401.08417, section 3",
+            losses.cpo,
+            losses.cpo_rewards,
+        ),
         Algorithm(
             "kto",
             "pairs",
@@ -47,9 +56,23 @@ ALGORITHMS: Mapping[AlgorithmName, Algorithm] = {
             None,
         ),
         Algorithm(
-            "r_dpo", "pairs", True, {"beta": 0.1, "length_penalty": 0.05}, "arXiv 2403.19159, Eq. 9", losses.r_dpo
+            "r_dpo",
+            "pairs",
+            True,
+            {"beta": 0.1, "length_penalty": 0.05},
+            "arXiv 2403.19159, Eq. 9",
+            losses.r_dpo,
+            losses.r_dpo_rewards,
         ),
-        Algorithm("simpo", "pairs", False, {"beta": 2.0, "gamma": 1.0}, "arXiv 2405.14734, Eq. 6", losses.simpo),
+        Algorithm(
+            "simpo",
+            "pairs",
+            False,
+            {"beta": 2.0, "gamma": 1.0},
+            "arXiv 2405.14734, Eq. 6",
+            losses.simpo,
+            losses.simpo_rewards,
+        ),
         Algorithm("orpo", "pairs", False, {"odds_ratio_weight": 0.1}, "arXiv 2403.07691, Eqs. 3 to 7", losses.orpo),
         Algorithm("sft", "examples", False, {}, "cross-entropy of the reply", None),
         Algorithm("reward", "pairs", False, {}, "Bradley-Terry; arXiv 2203.02155, Eq. 1", None),

@@ -1,17 +1,22 @@
 """A recipe's data, from JSONL or a data set of the hub to what TRL trains on. Knows tokens, nothing of losses.
 
-Forms of a record, which are TRL's; other fields are left alone. For all algorithms but SFT it is a pair:
+Forms of a record, which are TRL's; other fields are left alone, but for `tools` and `chat_template_kwargs`, which would
+change what is trained on and are refused. For all algorithms but SFT it is a pair:
 
 - `prompt`, `chosen`, `rejected` as texts: the user's message and two of the assistant's;
 - the same as lists of messages, the replies of one message each;
 - `chosen` and `rejected` as whole conversations, which differ in their last message: their shared beginning is the
-  prompt, and a field `prompt` beside them repeats it.
+  prompt, and a field `prompt` beside them repeats it, or as a text one of the user's messages in it.
 
 For SFT: `prompt` and `completion` as texts or lists of messages (the reply alone is trained on), or `messages`, a whole
 conversation (all of it is trained on).
+
+A message is a role and a text. What else it holds is left alone, unless it says something: what the model's chat
+template reads, and calls of tools whether or not it does, are refused.
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +69,8 @@ def read_records(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> Record
     their order for its KL term, and unpairs by the thousand, which would make batches of one kind.
 
     Raises RecipeError, naming the file and line or the data set and row: a record of another form, of another form than
-    the first (SFT), equal or empty replies, too long with `too_long = "refuse"`, one that the chat template refuses; a
-    tokenizer without a chat template; nothing left.
+    the first (SFT), equal or empty replies, messages that hold more than is trained on, too long with
+    `too_long = "refuse"`, one that the chat template refuses; a tokenizer without a chat template; nothing left.
     """
     if not tokenizer.chat_template:
         raise RecipeError(
@@ -73,27 +78,27 @@ def read_records(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> Record
             "the model's folder as chat_template.jinja, such as that of the chat model that belongs to it"
         )
     dropped: Counter[str] = Counter()
-    examples = list(_examples(recipe, dropped))
+    examples = list(_examples(recipe, str(tokenizer.chat_template), dropped))
     kept: list[_Example] = []
     lengths: list[list[int]] = []  # tokens of each example's sequences
     for begin in range(0, len(examples), _BATCH):
         for example, sizes, why in _measured(recipe, tokenizer, examples[begin : begin + _BATCH]):
             if why is None:
                 kept.append(example)
-                lengths.append(sizes)
+                lengths.append([min(size, recipe.max_length) for size in sizes])
             else:
                 dropped[why] += 1
     if not kept:
         why = "; ".join(f"{count} {reason}" for reason, count in dropped.items()) or "it holds no records"
         raise RecipeError(f"{recipe.data}: nothing is left to train on: {why}")
     if recipe.order == "length_biased":
-        # The prompt is in both, so the difference is that of the replies.
+        # The prompt is in both, so the difference is that of the replies, as they are trained on: cut at max_length.
         by_difference = sorted(range(len(kept)), key=lambda index: lengths[index][1] - lengths[index][0])
         kept = [kept[index] for index in by_difference]
     return Records(
         dataset=_dataset(recipe, kept),
-        tokens=sum(min(tokens, recipe.max_length) for sizes in lengths for tokens in sizes),
-        longest=min(max(map(max, lengths)), recipe.max_length),
+        tokens=sum(map(sum, lengths)),
+        longest=max(map(max, lengths)),
         dropped=dict(dropped),
         sequential=recipe.order != "random" or recipe.algorithm == "kto",
     )
@@ -113,14 +118,15 @@ def open_rows(source: str) -> Iterator[tuple[str, Any]]:
     return ((f"{source}, row {number}", row) for number, row in enumerate(rows))
 
 
-def _examples(recipe: Recipe, dropped: Counter[str]) -> Iterator[_Example]:
-    """Every usable record once; `dropped` counts the others."""
+def _examples(recipe: Recipe, template: str, dropped: Counter[str]) -> Iterator[_Example]:
+    """Every usable record once; `dropped` counts the others. template: the model's chat template."""
     read = _supervised if recipe.algorithm == "sft" else _pair
     seen: set[tuple[str, ...]] = set()
     first: _Example | None = None
     for place, record in open_rows(recipe.data):
         if not isinstance(record, Mapping):
             raise RecipeError(f"{place}: a record is an object, this is {records.kind(record)}")
+        _refuse_unread(record, template, place)
         example = read(record, place)
         first = first or example
         if bool(first.prompt) != bool(example.prompt):
@@ -136,6 +142,24 @@ def _examples(recipe: Recipe, dropped: Counter[str]) -> Iterator[_Example]:
         else:
             seen.add(key)
             yield example
+
+
+def _refuse_unread(record: Mapping[str, Any], template: str, place: str) -> None:
+    """Raise RecipeError for what TRL would give to the chat template, and is not given to it here."""
+    for field in ("tools", "chat_template_kwargs"):
+        if record.get(field):
+            raise RecipeError(f"{place}: `{field}` would change what the model reads, and is not for training here")
+    for part in ("prompt", "chosen", "rejected", "completion", "messages"):
+        messages = record.get(part)
+        for message in messages if isinstance(messages, list) else ():
+            for key, value in message.items() if isinstance(message, Mapping) else ():
+                if key in ("role", "content") or not value:
+                    continue
+                if key in ("tool_calls", "function_call") or re.search(rf"\b{re.escape(str(key))}\b", template):
+                    raise RecipeError(
+                        f"{place}: a message in {part} holds `{key}`, which is part of what it says and is not trained "
+                        "on here; leave such records out, or write it into the content"
+                    )
 
 
 def _pair(record: Mapping[str, Any], place: str) -> _Example:
@@ -154,7 +178,15 @@ def _pair(record: Mapping[str, Any], place: str) -> _Example:
             raise RecipeError(f"{place}: chosen holds {len(chosen)} messages and does not begin with the prompt")
     else:
         prompt = beginning
+        if isinstance(asked, str) and not _repeats(asked, beginning):
+            raise RecipeError(f"{place}: the prompt is another text than the messages that chosen and rejected share")
     return _Example(place, _question(prompt, place), (chosen[-1:], rejected[-1:]))
+
+
+def _repeats(asked: str, beginning: list[Message]) -> bool:
+    """Whether a prompt beside whole conversations is one of the user's messages, or a text that holds the last one."""
+    texts = [message["content"].strip() for message in beginning if message["role"] == "user"]
+    return asked.strip() in texts or (bool(texts) and texts[-1] in asked)
 
 
 def _supervised(record: Mapping[str, Any], place: str) -> _Example:

@@ -124,18 +124,25 @@ def append_metrics(out: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def forget_metrics_after(out: Path, step: int) -> None:
-    """Drop the lines of steps that will be trained again; the line that a kill tore is one of these."""
+def forget_metrics_after(out: Path, step: int) -> dict[str, Any]:
+    """Drop the lines of steps that will be trained again; the line that a kill tore is one of these.
+
+    Returns the last line that stays, or nothing.
+    """
     path = out / METRICS
+    last: dict[str, Any] = {}
     if not path.exists():
-        return
+        return last
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            row = json.loads(line)
         except ValueError:
             break
+        if row["step"] <= step:
+            kept.append(line + "\n")
+            last = row
     unfinished = path.with_name(f"{METRICS}.partial")
     unfinished.write_text("".join(kept), encoding="utf-8")
     unfinished.rename(path)
+    return last

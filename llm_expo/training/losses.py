@@ -1,6 +1,7 @@
 """The losses that TRL lacks, or computes in another form than the published one: pure functions of log-probabilities.
 
-They know no model, no trainer and no batch: each returns a loss per pair, to be averaged by whoever calls it.
+They know no model, no trainer and no batch: each returns a loss per pair, to be averaged by whoever calls it. Where a
+loss compares implicit rewards, a function beside it returns those of the chosen and of the rejected replies, for logs.
 docs/training.md says in what each differs from TRL's.
 """
 
@@ -31,6 +32,9 @@ class PairLogProbs:
 Loss = Callable[..., "Tensor"]
 """loss(pairs: PairLogProbs, **coefficients: float) -> tensor of shape [pairs]"""
 
+Rewards = Callable[..., "tuple[Tensor, Tensor]"]
+"""rewards(pairs: PairLogProbs, **coefficients: float) -> two tensors of shape [pairs]: chosen, rejected"""
+
 
 def ipo(pairs: PairLogProbs, *, tau: float) -> "Tensor":
     """(h - 1 / (2 tau))^2, with h = (lw - rw) - (ll - rl).
@@ -38,6 +42,12 @@ def ipo(pairs: PairLogProbs, *, tau: float) -> "Tensor":
     IPO, arXiv 2310.12036, Eq. 17.
     """
     return (_log_ratio(pairs) - 1 / (2 * tau)) ** 2
+
+
+def ipo_rewards(pairs: PairLogProbs, *, tau: float) -> "tuple[Tensor, Tensor]":
+    """tau (l - r): with it the loss is (margin / tau - 1 / (2 tau))^2."""
+    chosen, rejected = _log_ratios(pairs)
+    return tau * chosen, tau * rejected
 
 
 def slic_hf(pairs: PairLogProbs, *, delta: float, sft_weight: float) -> "Tensor":
@@ -69,6 +79,11 @@ def cpo(pairs: PairLogProbs, *, beta: float, sft_weight: float) -> "Tensor":
     return -logsigmoid(beta * (pairs.chosen - pairs.rejected)) - sft_weight * pairs.chosen
 
 
+def cpo_rewards(pairs: PairLogProbs, *, beta: float, **_: float) -> "tuple[Tensor, Tensor]":
+    """beta l: the loss's first term is -log sigmoid(margin)."""
+    return beta * pairs.chosen, beta * pairs.rejected
+
+
 def r_dpo(pairs: PairLogProbs, *, beta: float, length_penalty: float) -> "Tensor":
     """-log sigmoid(beta h + alpha (nw - nl)), with h = (lw - rw) - (ll - rl) and alpha = `length_penalty`.
 
@@ -80,6 +95,15 @@ def r_dpo(pairs: PairLogProbs, *, beta: float, length_penalty: float) -> "Tensor
     return -logsigmoid(beta * _log_ratio(pairs) + length_penalty * (pairs.chosen_tokens - pairs.rejected_tokens))
 
 
+def r_dpo_rewards(pairs: PairLogProbs, *, beta: float, length_penalty: float) -> "tuple[Tensor, Tensor]":
+    """beta (l - r) + alpha n, what `r_dpo` compares: the loss is -log sigmoid(margin)."""
+    chosen, rejected = _log_ratios(pairs)
+    return (
+        beta * chosen + length_penalty * pairs.chosen_tokens,
+        beta * rejected + length_penalty * pairs.rejected_tokens,
+    )
+
+
 def simpo(pairs: PairLogProbs, *, beta: float, gamma: float) -> "Tensor":
     """-log sigmoid(beta lw / nw - beta ll / nl - gamma).
 
@@ -89,6 +113,12 @@ def simpo(pairs: PairLogProbs, *, beta: float, gamma: float) -> "Tensor":
 
     chosen, rejected = _per_token(pairs)
     return -logsigmoid(beta * (chosen - rejected) - gamma)
+
+
+def simpo_rewards(pairs: PairLogProbs, *, beta: float, **_: float) -> "tuple[Tensor, Tensor]":
+    """beta l / n, SimPO's Eq. 4: the loss is -log sigmoid(margin - gamma)."""
+    chosen, rejected = _per_token(pairs)
+    return beta * chosen, beta * rejected
 
 
 def orpo(pairs: PairLogProbs, *, odds_ratio_weight: float) -> "Tensor":
@@ -104,9 +134,14 @@ def orpo(pairs: PairLogProbs, *, odds_ratio_weight: float) -> "Tensor":
 
 def _log_ratio(pairs: PairLogProbs) -> "Tensor":
     """How much farther the policy is from theta0 in log-probability on chosen than on rejected: IPO's h."""
+    chosen, rejected = _log_ratios(pairs)
+    return chosen - rejected
+
+
+def _log_ratios(pairs: PairLogProbs) -> "tuple[Tensor, Tensor]":
     if pairs.reference_chosen is None or pairs.reference_rejected is None:
         raise ValueError("this loss needs the log-probabilities under theta0")
-    return (pairs.chosen - pairs.reference_chosen) - (pairs.rejected - pairs.reference_rejected)
+    return pairs.chosen - pairs.reference_chosen, pairs.rejected - pairs.reference_rejected
 
 
 def _per_token(pairs: PairLogProbs) -> "tuple[Tensor, Tensor]":

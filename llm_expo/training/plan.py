@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.hub import hub_id
 from llm_expo.errors import RecipeError
 from llm_expo.training.algorithms import algorithm
 from llm_expo.training.data import open_rows, read_records
-from llm_expo.training.recipe import Recipe
+from llm_expo.training.models import refuse_model
+from llm_expo.training.recipe import LARGEST_COUNT, Recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -86,7 +88,8 @@ def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps
     An epoch's last step takes the records that are left. Shares are rounded to the nearest step.
 
     Raises RecipeError where no run is possible: a batch that the processes or micro_batch_size do not divide, one
-    larger than the records, no step left, a save or warm-up beyond the end.
+    larger than the records, no step left or none with a rate above 0, a save or warm-up beyond the end; for KTO a reply
+    that is left alone.
     """
     share, rest = divmod(recipe.batch_size, processes)
     if rest:
@@ -102,13 +105,20 @@ def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps
             f"kto needs two replies at once in each process or more; batch_size = {recipe.batch_size} on {processes} "
             "processes gives one"
         )
+    if recipe.algorithm == "kto" and records is not None and records % micro == 1:
+        raise RecipeError(
+            f"kto: {records} replies in micro-batches of {micro} leave one alone, whose KL term needs another's; set "
+            "an even micro_batch_size"
+        )
     if records is not None and recipe.batch_size > records:
         raise RecipeError(f"batch_size = {recipe.batch_size} is more than the {records} records that there are")
     if recipe.steps is not None:
         whole = recipe.steps
     elif records is not None:
-        # 0.1 of 30 steps are 3, though 0.1 * 30 is a little more
-        whole = math.ceil(round(recipe.epochs * math.ceil(records / recipe.batch_size), 6))
+        stated = recipe.epochs * math.ceil(records / recipe.batch_size)
+        if stated > LARGEST_COUNT:
+            raise RecipeError(f"epochs = {recipe.epochs:g} makes more than {LARGEST_COUNT:,} steps")
+        whole = math.ceil(round(stated, 6))  # 0.1 of 30 steps are 3, though 0.1 * 30 is a little more
     else:
         return None
     trained = round(recipe.fraction * whole)
@@ -121,7 +131,12 @@ def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps
     # As transformers reads warmup_steps.
     warmup = int(recipe.warmup) if recipe.warmup >= 1 else math.ceil(recipe.warmup * schedule)
     if warmup > schedule:
-        raise RecipeError(f"warmup = {warmup} steps is longer than the schedule, {schedule} steps")
+        raise RecipeError(f"warmup = {recipe.warmup:g} steps is longer than the schedule, {schedule} steps")
+    if warmup and trained == 1:
+        raise RecipeError(
+            f"the only step that is trained, 1 of {schedule}, is the first of the warm-up, whose rate is 0: nothing "
+            "would be learned; set warmup = 0, or train more steps"
+        )
     return Steps(
         schedule=schedule,
         warmup=warmup,
@@ -136,32 +151,40 @@ def plan_steps(recipe: Recipe, records: int | None, processes: int = 1) -> Steps
 def make_plan(recipe: Recipe, processes: int = 1) -> Plan:
     """The plan of a run of `recipe` on so many processes, each with the speed of this machine's GPU or CPU.
 
-    Of the model only configuration and tokenizer are read. A model or data set of the hub that cannot be reached is
-    named in `missing`, and the plan says what can be said without.
+    Of the model only configuration, tokenizer and, in a folder, the names of its weights are read. A model or data set
+    of the hub that cannot be reached is named in `missing`, and the plan says what can be said without.
 
-    Raises RecipeError where no run is possible: what `plan_steps`, `algorithm` and `read_records` refuse, a folder that
-    is no model, a file that is not there, settings of LoRA that fit no module.
+    Raises RecipeError or CheckpointError where no run is possible: what `plan_steps`, `algorithm`, `read_records`,
+    `refuse_fields` and, for a folder, `refuse_model` refuse, a folder that is no model, a file that is not there,
+    settings of LoRA that fit no module.
     """
-    needs_reference = algorithm(recipe).reference
+    from llm_expo.training.trainers import refuse_fields
+
+    settled = algorithm(recipe)
+    refuse_fields(recipe, settled)
     missing: list[str] = []
     config, tokenizer = _model(recipe, missing)
     records = None
     if _reachable(recipe, missing) and tokenizer is not None:
         records = read_records(recipe, tokenizer)
+    if Path(recipe.model).is_dir():
+        refuse_model(recipe, Checkpoint.open(recipe.model), 0 if records is None else records.longest)
     rows = None if records is None else len(records.dataset)
     steps = plan_steps(recipe, rows, processes)
     size = None if config is None else _size(recipe, config)
     trained = scored = memory = speed = seconds = None
     if records is not None and rows is not None and steps is not None:
         trained = round(records.tokens * steps.trained / math.ceil(rows / recipe.batch_size))
-        scored = records.tokens if needs_reference else 0
+        # KTO's KL term takes as many tokens again: each prompt with another one's reply, only forward.
+        with_kl = 2 if recipe.algorithm == "kto" else 1
+        scored = records.tokens * with_kl if settled.reference else 0
         if size is not None:
             sequences = steps.micro_batch * (1 if recipe.algorithm in ("sft", "kto") else 2)
             memory = _memory(recipe, size, sequences * records.longest)
             speed = _speed(recipe, size, sequences * records.longest)
             # Forward 2 N D, backward twice that, or once where no weight of the base is trained (Kaplan et al. 2020,
             # arXiv 2001.08361, section 2.1); gradient checkpointing goes forward once more.
-            passes = (4 if recipe.lora else 6) + (2 if recipe.gradient_checkpointing else 0)
+            passes = (4 if recipe.lora else 6) + (2 if recipe.gradient_checkpointing else 0) + 2 * (with_kl - 1)
             seconds = size.multiplied * (passes * trained + 2 * scored) / (speed * processes)
     return Plan(
         recipe=recipe,
@@ -200,6 +223,9 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         batch = f"batch {recipe.batch_size} = {plan.processes} processes x {steps.micro_batch} x {steps.accumulation}"
         lines.append(("steps", f"{steps.trained} of {steps.schedule}, {batch}; {rate}, warm-up {steps.warmup}"))
         lines.append(("saves", f"{recipe.save}, after {', '.join(map(str, steps.saves))}"))
+        if recipe.algorithm == "kto":
+            at_once = f"{plan.processes} processes x {steps.micro_batch} replies"
+            lines.append(("kl", f"estimated on {at_once}; with another number of either it is another run"))
     if plan.tokens_trained is not None:
         scored = f", {_short(plan.tokens_scored)} scored once under theta0" if plan.tokens_scored else ""
         lines.append(("tokens", f"{_short(plan.tokens_trained)} trained{scored}"))

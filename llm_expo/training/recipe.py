@@ -25,7 +25,8 @@ except ImportError:
     raise MissingExtraError("pydantic", "train") from None
 
 _strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-Count = Annotated[int, Field(ge=1)]
+LARGEST_COUNT = 10**9
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -109,7 +110,11 @@ def read_recipe(path: Path, save: Save | None = None) -> Recipe:
         # As JSON: in its strict mode pydantic takes a table for a dataclass only from there.
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(stated, default=str), strict=True)
     except ValidationError as error:
-        wrong += [_mistake(each) for each in error.errors() if each["type"] != "unexpected_keyword_argument"]
+        found: dict[str, str] = {}
+        for each in error.errors():
+            if each["type"] != "unexpected_keyword_argument":
+                found.setdefault(_place(each), _mistake(each))  # a value of two kinds has two mistakes: one is enough
+        wrong += found.values()
     if not wrong:
         wrong = impossible(recipe)
     if wrong:
@@ -120,6 +125,11 @@ def read_recipe(path: Path, save: Save | None = None) -> Recipe:
 def impossible(recipe: Recipe) -> list[str]:
     """What is wrong with a recipe whatever its data and machine are: settings that cannot go together."""
     wrong = []
+    for name, value in (("model", recipe.model), ("data", recipe.data)):
+        if not value.strip():
+            wrong.append(f"{name} is empty")
+        elif "\0" in value:
+            wrong.append(f"{name} is {json.dumps(value)[:80]}: no path holds a NUL")
     if recipe.max_prompt_length is not None and recipe.max_prompt_length >= recipe.max_length:
         wrong.append(
             f"max_prompt_length = {recipe.max_prompt_length} leaves no room for a reply in max_length = "
@@ -164,13 +174,22 @@ def _unknown(stated: Mapping[str, Any], of: type[Recipe] | type[Lora], prefix: s
 
 def _mistake(error: Any) -> str:
     """`error`: one of pydantic's ErrorDetails."""
-    place = ".".join(map(str, error["loc"]))
+    place = _place(error)
     if error["type"] == "missing":
         return f"{place} is missing"
     return f"{place} is {json.dumps(error['input'], default=str)[:80]}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
+def _place(error: Any) -> str:
+    """The key, without pydantic's names for the kinds of value that it may have."""
+    kinds = ("constrained-int", "constrained-float", "str", "list[str]")
+    return ".".join(str(each) for each in error["loc"] if each not in kinds)
+
+
 def _beside(path: Path, named: str) -> str:
     """Absolute, if `named` is a file or folder seen from the recipe's folder; otherwise as it is."""
-    found = path.parent / Path(named).expanduser()
+    try:
+        found = path.parent / Path(named).expanduser()
+    except RuntimeError:  # ~ of nobody
+        return named
     return str(found.resolve()) if found.exists() else named

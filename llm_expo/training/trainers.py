@@ -1,8 +1,8 @@
 """TRL's trainers as a recipe wants them, and the one adapter that gives DPOTrainer another loss.
 
 TRL trains. Where its loss is not the published one, or there is none, PairTrainer puts ours (losses.py) in the place of
-one private method; the contract test in tests/training/test_trainers.py tells when TRL changes it. Weights are float32:
-the steps of preference training are smaller than bfloat16 can tell. Knows no folder layout, no resuming.
+one private method; the contract test in tests/training/test_trainers.py tells when TRL changes it. Knows no folder
+layout, no resuming.
 """
 
 import difflib
@@ -15,20 +15,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, TaskType
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.errors import RecipeError
 from llm_expo.training.algorithms import Algorithm
 from llm_expo.training.losses import PairLogProbs
+from llm_expo.training.models import load_model
 from llm_expo.training.plan import Steps
 from llm_expo.training.recipe import Recipe
 
@@ -76,12 +70,24 @@ class PairTrainer(DPOTrainer):
         )
         assert self._algorithm.loss is not None
         loss = self._algorithm.loss(pairs, **self._algorithm.coefficients).mean()
-        mode = "train" if model.training else "eval"
         if self.aux_loss_enabled:  # balances a mixture's experts, as DPOTrainer has it
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        for name, values in (("logps/chosen", chosen), ("logps/rejected", rejected)):
-            self._metrics[mode][name].append(self.accelerator.gather(values.detach()).mean().item())
+        self._log_means(pairs, inputs["attention_mask"].sum(), "train" if model.training else "eval")
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _log_means(self, pairs: PairLogProbs, tokens: torch.Tensor, mode: str) -> None:
+        """By DPOTrainer's names."""
+        means = {"logps/chosen": pairs.chosen, "logps/rejected": pairs.rejected}
+        if self._algorithm.rewards is not None:
+            chosen, rejected = self._algorithm.rewards(pairs, **self._algorithm.coefficients)
+            means |= {"rewards/chosen": chosen, "rewards/rejected": rejected, "rewards/margins": chosen - rejected}
+            means["rewards/accuracies"] = (chosen > rejected).float()
+        for name, values in means.items():
+            self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
+        if mode == "train":
+            self._total_train_tokens += self.accelerator.gather_for_metrics(tokens).sum().item()
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
 def make_trainer(
@@ -102,17 +108,68 @@ def make_trainer(
     Raises RecipeError for what TRL's configuration refuses.
     """
     make, config, extra = _kind(algorithm)
-    arguments = _arguments(config, recipe, steps, sequential, states, extra)
-    model = _load(recipe, theta0.path, tokenizer)
-    if theta0.located.repo is not None:
-        model.name_or_path = theta0.located.repo  # what an adapter will name as its base
-    return make(
-        model=model,
+    ours = {**_ours(recipe, steps, sequential, states), **extra}
+    refuse_fields(recipe, algorithm)
+    if "disable_dropout" in _names(config):  # or TRL takes LoRA's away, too
+        ours["disable_dropout"] = recipe.lora is None or recipe.lora.dropout == 0
+    defaults = {"report_to": "none", "dataloader_pin_memory": torch.accelerator.is_available()}
+    try:
+        arguments = config(**{**defaults, **recipe.trl, **ours})
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"TRL's {config.__name__} refuses: {error}") from None
+    trainer = make(
+        model=load_model(recipe, theta0, tokenizer),
         args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=_lora(recipe),
     )
+    if algorithm.name != "sft":  # whose loss is a mean over the step's tokens, however they are cut
+        _weigh_records_alike(trainer)
+    return trainer
+
+
+def refuse_fields(recipe: Recipe, algorithm: Algorithm) -> None:
+    """Raise RecipeError for a key of [trl] that the recipe sets itself, that TRL lacks, or that is not to be had."""
+    _, config, extra = _kind(algorithm)
+    known = _names(config)
+    # Only the names count, so any steps will do.
+    ours = {*_ours(recipe, Steps(1, 0, 1, (1,), 1, 1, 1), True, Path()), *extra, "disable_dropout"}
+    refused = _REFUSED | (_LOSS_FIELDS if algorithm.loss is not None else frozenset())
+    for key in recipe.trl:
+        if key in ours:
+            raise RecipeError(f"trl.{key}: is set by the recipe itself; leave it out of [trl]")
+        if key in refused:
+            raise RecipeError(
+                f"trl.{key}: cannot be had here: it would change steps, resuming or the loss; leave it out"
+            )
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RecipeError(f"trl.{key}: {config.__name__} has no such field" + (f"; {near[0]}?" if near else ""))
+
+
+def _weigh_records_alike(trainer: Trainer) -> None:
+    """Have every record of a step count the same in its loss.
+
+    An epoch's last step takes the records that are left, and transformers takes the mean over its micro-batches, as if
+    they were of one size. So the loss of one that has n of the step's N records, in k micro-batches, is multiplied by
+    n k / N. Several processes fill theirs up instead: there it is 1.
+    """
+    batches_as_they_are, loss_as_it_is = trainer.get_batch_samples, trainer.compute_loss
+    usual = 1.0  # N / k, in rows; a pair has two
+
+    def get_batch_samples(*arguments: Any, **more: Any) -> Any:
+        nonlocal usual
+        batches, items = batches_as_they_are(*arguments, **more)
+        usual = sum(len(batch["input_ids"]) for batch in batches) / max(len(batches), 1)
+        return batches, items
+
+    def compute_loss(model: Any, inputs: Any, *others: Any, **more: Any) -> Any:
+        loss: Any = loss_as_it_is(model, inputs, *others, **more)
+        return loss * (len(inputs["input_ids"]) / usual)
+
+    trainer.get_batch_samples = get_batch_samples  # type: ignore[method-assign]
+    trainer.compute_loss = compute_loss  # type: ignore[method-assign]
 
 
 def _kind(algorithm: Algorithm) -> tuple[Callable[..., Trainer], type[TrainingArguments], dict[str, Any]]:
@@ -130,15 +187,13 @@ def _kind(algorithm: Algorithm) -> tuple[Callable[..., Trainer], type[TrainingAr
     return partial(PairTrainer, algorithm=algorithm), DPOConfig, once
 
 
-def _arguments(
-    config: type[TrainingArguments],
-    recipe: Recipe,
-    steps: Steps,
-    sequential: bool,
-    states: Path,
-    extra: Mapping[str, Any],
-) -> TrainingArguments:
-    ours = {
+def _names(config: type[TrainingArguments]) -> list[str]:
+    return [each.name for each in fields(config) if each.init]
+
+
+def _ours(recipe: Recipe, steps: Steps, sequential: bool, states: Path) -> dict[str, Any]:
+    """TRL's fields as the recipe has them."""
+    return {
         "output_dir": str(states),
         "seed": recipe.seed,
         "learning_rate": recipe.learning_rate,
@@ -161,48 +216,7 @@ def _arguments(
         "logging_nan_inf_filter": False,  # or a NaN would be shown as the average of what came before
         "disable_tqdm": True,
         "use_cpu": not torch.accelerator.is_available(),
-        **extra,
     }
-    known = [each.name for each in fields(config) if each.init]
-    if "disable_dropout" in known:  # or TRL takes LoRA's away, too
-        ours["disable_dropout"] = recipe.lora is None or recipe.lora.dropout == 0
-    refused = _REFUSED | (_LOSS_FIELDS if recipe.algorithm not in ("dpo", "kto", "sft", "reward") else frozenset())
-    for key in recipe.trl:
-        if key in ours:
-            raise RecipeError(f"trl.{key}: is set by the recipe itself; leave it out of [trl]")
-        if key in refused:
-            raise RecipeError(
-                f"trl.{key}: cannot be had here: it would change steps, resuming or the loss; leave it out"
-            )
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise RecipeError(f"trl.{key}: {config.__name__} has no such field" + (f"; {near[0]}?" if near else ""))
-    defaults = {"report_to": "none", "dataloader_pin_memory": torch.accelerator.is_available()}
-    try:
-        return config(**{**defaults, **recipe.trl, **ours})
-    except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"TRL's {config.__name__} refuses: {error}") from None
-
-
-def _load(recipe: Recipe, theta0: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    kind: Any = AutoModelForCausalLM
-    more: dict[str, Any] = {}
-    if recipe.algorithm == "reward":
-        kind, more = AutoModelForSequenceClassification, {"num_labels": 1}
-        torch.manual_seed(recipe.seed)  # the new head is drawn at random
-    model: PreTrainedModel
-    model, loading = kind.from_pretrained(theta0, dtype=torch.float32, output_loading_info=True, **more)
-    drawn = sorted(set(loading["missing_keys"]) | {str(each) for each in loading["mismatched_keys"]})
-    drawn = [name for name in drawn if recipe.algorithm != "reward" or not name.startswith(("score.", "classifier."))]
-    if drawn:
-        raise RecipeError(
-            f"model = {recipe.model}: {len(drawn)} weights are not in its files, {drawn[0]} for one, and would be "
-            "drawn at random; it is no whole language model"
-        )
-    if recipe.algorithm == "reward":
-        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        model.config.pad_token_id = padding
-    return model
 
 
 def _lora(recipe: Recipe) -> LoraConfig | None:

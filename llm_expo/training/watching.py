@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from accelerate import PartialState
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -18,35 +19,48 @@ from transformers import (
 from llm_expo.errors import TrainingError
 from llm_expo.training.events import Stepped
 from llm_expo.training.folder import append_metrics
+from llm_expo.training.together import first_alone, together
 
 
 class Metrics(TrainerCallback):
     """A line in metrics.jsonl for each step, and the same to whoever watches; in the first process only."""
 
-    def __init__(self, out: Path, done: int, steps: int, watch: Callable[[Stepped], None]) -> None:
-        self._out, self._done, self._steps, self._watch = out, done, steps, watch
+    def __init__(
+        self, out: Path, done: int, steps: int, watch: Callable[[Stepped], None], processes: PartialState
+    ) -> None:
+        self._out, self._done, self._steps, self._watch, self._processes = out, done, steps, watch, processes
         self._started = time.monotonic()
+        self._before: Mapping[str, Any] = {}
+
+    def go_on_from(self, row: Mapping[str, Any]) -> None:
+        """row: the last line that stays; what it sums up is added to what is counted from now on."""
+        self._before = row
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == self._done:  # the clock runs from the first step, not from the loading
             self._started = time.monotonic()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        logs = more["logs"]
-        if not state.is_world_process_zero or "loss" not in logs:
-            return
+        if "loss" in more["logs"]:
+            first_alone(self._processes, lambda: self._put(state.global_step, more["logs"]))
+
+    def _put(self, step: int, logs: Mapping[str, Any]) -> None:
         seconds = time.monotonic() - self._started
-        append_metrics(self._out, {"step": state.global_step, **logs, "seconds": round(seconds, 2)})
-        pace = seconds / max(state.global_step - self._done, 1)
-        left = pace * (self._steps - state.global_step)
-        self._watch(Stepped(state.global_step, self._steps, logs["loss"], left))
+        row = {"step": step, **logs, "seconds": round(self._before.get("seconds", 0) + seconds, 2)}
+        if "num_tokens" in row:
+            row["num_tokens"] += self._before.get("num_tokens", 0)
+        append_metrics(self._out, row)
+        left = seconds / max(step - self._done, 1) * (self._steps - step)
+        self._watch(Stepped(step, self._steps, logs["loss"], left))
 
 
 class Saves(TrainerCallback):
     """Tells TRL when to save its state, takes a model from the states that are due, and stops at the last step."""
 
-    def __init__(self, models: frozenset[int], every: int, last: int, keep: Callable[[int], None]) -> None:
-        self._models, self._every, self._last, self._keep = models, every, last, keep
+    def __init__(
+        self, models: frozenset[int], every: int, last: int, keep: Callable[[int], None], processes: PartialState
+    ) -> None:
+        self._models, self._every, self._last, self._keep, self._processes = models, every, last, keep, processes
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step = state.global_step
@@ -54,8 +68,18 @@ class Saves(TrainerCallback):
         control.should_training_stop = step >= self._last
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero and state.global_step in self._models:
-            self._keep(state.global_step)
+        if state.global_step in self._models:
+            first_alone(self._processes, lambda: self._keep(state.global_step))
+
+
+def save_together(trainer: Trainer, processes: PartialState) -> None:
+    """Have a state that one process cannot write, its disk being full for one, stop all of them."""
+    save_as_it_is = trainer._save_checkpoint
+
+    def save(*arguments: Any, **more: Any) -> None:
+        together(processes, lambda: save_as_it_is(*arguments, **more))
+
+    trainer._save_checkpoint = save  # type: ignore[method-assign]
 
 
 def stop_at_nan(trainer: Trainer) -> None:

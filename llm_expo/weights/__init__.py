@@ -6,7 +6,7 @@
     plan_adapter    the same for an adapter that stays one
     write, apply    Extrapolation -> a model folder; apply does all of it in one call
     write_difference    Checkpoints -> theta0's place and the difference in bfloat16: half the bytes of float32
-    share_kept      Direction -> how much of itself survives storage in 16 bits
+    share_kept      Direction -> what storage in 16 bits keeps of it, and the noise that it adds
     compare         Direction -> Comparison: how far the two lie apart; compare_three for pre-trained, SFT and aligned
     judge           Comparison -> Judgement: what the pair looks like, in a sentence
 
@@ -15,7 +15,7 @@ None of this needs torch. For tensors and models in memory, which do, there is l
 
 from llm_expo.weights.adapters import adapter_on_theta0, plan_adapter
 from llm_expo.weights.comparison import Comparison, Lineage, Mover, compare, compare_three
-from llm_expo.weights.differences import Kept, WrittenDifference, share_kept, write_difference
+from llm_expo.weights.differences import Kept, Stored, WrittenDifference, share_kept, write_difference
 from llm_expo.weights.direction import Direction, Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputDtype, Step, plan
 from llm_expo.weights.judgement import Judgement, Likeness, judge, judge_three
@@ -37,6 +37,7 @@ __all__ = [
     "Rounding",
     "Sides",
     "Step",
+    "Stored",
     "Written",
     "WrittenDifference",
     "adapter_on_theta0",

@@ -1,18 +1,20 @@
 """Keeping theta1 as the place of theta0 and the difference from it in bfloat16, and what that keeps of the direction.
 
 checkpoints/difference.py describes the folder, and reads it. It is written like any other output: a plan whose steps
-calculate theta1 - theta0 in float32 and round once. What storage in 16 bits keeps of the direction is
+calculate theta1 - theta0 in float32 and round once. What storage in 16 bits does to the direction, two numbers tell:
 
-    share kept = <stored - theta0, theta1 - theta0> / |theta1 - theta0|^2,
+    share = <stored - theta0, theta1 - theta0> / |theta1 - theta0|^2,
+    noise = |stored - theta1| / |theta1 - theta0|.
 
-1 where nothing is lost, 0 where every weight is rounded back to theta0. Knows nothing of training.
+The share alone does not tell: the noise of rounding is at right angles to the direction on average, so a share of 1 can
+go with noise of several times the direction's length. Knows nothing of training.
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
@@ -27,7 +29,7 @@ from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError, MismatchError
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputFile, Step
-from llm_expo.weights.kernel import Rounding, step
+from llm_expo.weights.kernel import Rounding, distance, step
 from llm_expo.weights.tally import Tally
 from llm_expo.weights.writing import write
 
@@ -38,14 +40,28 @@ _ABOUT = (
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """What one way of storing theta1 does to the direction; nine digits, as the sums have."""
+
+    share: float  # the projection of stored - theta0 on theta1 - theta0, in units of it; 1: nothing is lost on average
+    noise: float  # |stored - theta1| / |theta1 - theta0|; 0: nothing is lost
+
+    @property
+    def cosine(self) -> float:
+        """Of stored - theta0 and theta1 - theta0; 0 where all weights went back to theta0."""
+        squared = 2 * self.share - 1 + self.noise**2  # |stored - theta0|^2 / |theta1 - theta0|^2
+        return min(1.0, max(-1.0, self.share / sqrt(squared))) if squared > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
-    """The share of theta1 - theta0 that two ways of storing theta1 keep, over the float tensors that both have.
+    """What two ways of storing theta1 keep of theta1 - theta0, over the float tensors that both have.
 
     None where theta0 and theta1 do not differ.
     """
 
-    difference: float | None  # as a difference in bfloat16
-    bfloat16: float | None  # as weights in bfloat16
+    difference: Stored | None  # as a difference in bfloat16
+    bfloat16: Stored | None  # as weights in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +168,7 @@ def share_kept(direction: Direction) -> Kept:
     """
     _refuse_calculated(direction)
     difference, plain = Tally(), Tally()
+    lost_apart = lost_plain = 0.0  # |stored - theta1|^2
     before, after, apart, rounded, zero = (Buffer() for _ in range(5))
     with Reader((*direction.initial.shards, *direction.aligned.shards)) as reader:
         for source in differences(direction).values():
@@ -165,8 +182,11 @@ def share_kept(direction: Direction) -> Kept:
                 part, bad = step(*sides, out, DTYPE, 0.0)
                 if bad is None:
                     plain += part
+                    lost_plain += distance(*sides[2:], out, DTYPE)[0].squared
                     part, bad = step(zero.bytes[: len(way)], way_dtype, way, way_dtype, out, DTYPE, 0.0)
+                if bad is None:
                     difference += part
+                    lost_apart += distance(way, way_dtype, out, DTYPE)[0].squared
                 if bad is not None:
                     raise CheckpointError(
                         f"{shown(aligned.file)}: {shown(source.name)} has no difference from theta0's "
@@ -174,11 +194,13 @@ def share_kept(direction: Direction) -> Kept:
                         "or they are too far apart"
                     )
         reader.check_unchanged()
-    return Kept(_kept(difference), _kept(plain))
+    return Kept(_stored(difference, lost_apart), _stored(plain, lost_plain))
 
 
-def _kept(tally: Tally) -> float | None:
-    return None if tally.realised_alpha is None else 1 + tally.realised_alpha
+def _stored(tally: Tally, lost: float) -> Stored | None:
+    if tally.realised_alpha is None:
+        return None
+    return Stored(1 + tally.realised_alpha, float(f"{sqrt(lost / tally.squared):.9g}"))
 
 
 def _refuse_calculated(direction: Direction) -> None:

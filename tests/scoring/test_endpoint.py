@@ -217,8 +217,10 @@ def rows(path: Path) -> int:
 
 def test_an_interrupt_need_not_wait_for_an_endpoint_that_hangs(server, tmp_path):
     server.chat.hang_after = 0
+    # Whoever was started in the background ignores it, and so would their children.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     interrupted = subprocess.Popen(
-        [sys.executable, "-c", CLIENT, server.url, str(tmp_path / "a.sqlite")], stderr=subprocess.PIPE
+        [sys.executable, "-c", heeding + CLIENT, server.url, str(tmp_path / "a.sqlite")], stderr=subprocess.PIPE
     )
     assert server.chat.hanging.wait(60)
     interrupted.send_signal(signal.SIGINT)

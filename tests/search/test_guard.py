@@ -11,6 +11,7 @@ from llm_expo.search.guard import (
     FEWEST,
     Calibration,
     Observed,
+    astray,
     calibrate,
     examine,
     fluent,
@@ -258,3 +259,13 @@ def test_no_false_alarms_among_equals():
         return a, b, c
 
     assert alarms(pick, 60) == 0
+
+
+def test_astray_is_clearly_less_than_fluent(calibration):
+    """Half of the distance, which is at least half a nat."""
+    limit = -1.2 - 0.5 * calibration.distances[Symptom.LOG_PROBABILITY]
+    assert not astray(observed(2, log_probability=limit + 0.02), calibration)
+    assert astray(observed(2, log_probability=limit - 0.3), calibration)
+    assert not astray(first(observed(2, log_probability=limit - 0.3), FEWEST - 1), calibration)
+    assert astray(observed(2, same_start), calibration)
+    assert not astray(observed(2, loop), calibration)  # that is for the guard to say

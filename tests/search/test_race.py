@@ -45,7 +45,7 @@ def walked(strategy, reward, **options):
 
 def test_the_ladder_begins_at_theta1_and_one_step_below():
     assert Race()(Seen(PROMPTS)) == Round(
-        dict.fromkeys((0.0, -0.5, 0.05, 0.2), 12), "the ladder: 0, -0.5, 0.05, 0.2, on 12 prompts"
+        dict.fromkeys((0.0, -0.5, 0.05, 0.2), 12), "the ladder: theta1, -0.5, 0.05, 0.2, on 12 prompts"
     )
     assert Race(alphas=(1.0, 2.0, 3.9, 4.0, 32.0))(Seen(PROMPTS[:20])).wanted == dict.fromkeys((0.0, 1.0, 4.0), 4)
 
@@ -95,6 +95,19 @@ def test_it_never_spends_more_than_the_budget():
 def test_it_ends_early_where_nothing_is_left_to_win():
     seen = play(Race(Budget(5000)), PROMPTS, rewards(cliff(2.0), noise=0.1))
     assert sum(seen.spent.completions.values()) < 2 * len(PROMPTS)
+
+
+def test_it_does_not_end_before_the_guard_can_tell():
+    """A reward that is gamed wins on the first few prompts; the guard needs more of them to object."""
+
+    def collapse(alpha, count):
+        return "one opening for all" if alpha >= 2 and count > 20 else None
+
+    alphas = (0.5, 1.0, 2.0, 4.0)
+    rounds, seen = walked(Race(alphas=alphas), rewards(lambda alpha: 10 * alpha, noise=0.1), collapse=collapse)
+    assert Round({0.0: 32, 4.0: 32}, "4 leads, but on few prompts so far") in rounds
+    assert seen.collapsed.keys() == {2.0, 4.0}
+    assert choose(seen) == 1.0
 
 
 def test_all_alphas_answer_the_first_prompts():

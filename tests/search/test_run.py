@@ -67,8 +67,8 @@ def test_the_best_alpha_is_found_confirmed_and_written(direction, tmp_path):
     assert len(tried) == len(outcome.search) + len(outcome.confirm)
     done = [event for event in events if isinstance(event, Done) and event.activity == "generate"]
     assert {(event.done, event.total) for event in done if event.done == event.total} == {
-        (32, 32),  # theta0 and theta1, for the guard
-        (28, 28),  # the rest of theta1
+        (16, 16),  # theta0 and theta1, for the guard
+        (44, 44),  # the rest of theta1
         (60, 60),
         (30, 30),
     }
@@ -97,9 +97,9 @@ def test_an_alpha_that_only_looked_good_is_not_shipped(direction, tmp_path):
 
 
 def test_writing_can_be_forced_and_forbidden(direction, tmp_path):
-    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((0.1,))}
+    slight = {"engine": FakeEngine(lambda alpha: 0.2 * alpha), "strategy": Grid((1.0,))}
     outcome = find(direction, tmp_path / "a", **slight, prompts=PROMPTS[:36], write_model="always")
-    assert (outcome.choice, outcome.verdict) == (0.1, Verdict.UNDERPOWERED)
+    assert (outcome.choice, outcome.verdict) == (1.0, Verdict.UNDERPOWERED)
     assert outcome.model is not None
     assert find(direction, tmp_path / "n", write_model="never").model is None
     assert not (tmp_path / "n" / "model").exists()
@@ -149,7 +149,7 @@ def test_a_finished_study_only_reads(direction, tmp_path):
 def test_every_prompt_is_answered_once_and_confirm_prompts_only_by_finalists(direction, tmp_path):
     engine = FakeEngine(peak(2.5))
     outcome = find(direction, tmp_path / "s", engine=engine)
-    assert len(engine.generated) == len(set(engine.generated)) == 32 + 60 * len(outcome.search) + 30 * 3
+    assert len(engine.generated) == len(set(engine.generated)) == 16 + 60 * len(outcome.search) + 30 * 3
 
 
 def test_extending_walks_the_way_again_with_more_prompts(direction, tmp_path):
@@ -272,7 +272,7 @@ def test_a_race_finds_the_best_alpha_with_a_budget(direction, tmp_path):
     assert outcome.verdict is Verdict.SHIP
     assert PEAK(outcome.choice) > 0.9
     asked = completions(tmp_path / "s")
-    assert sum(asked.values()) <= 150 + 2 * 32  # the guard's own are not of the budget
+    assert sum(asked.values()) <= 150 + 2 * 16  # the guard's own are not of the budget
     begun = [event for event in events if isinstance(event, Begun)]
     assert [event.number for event in begun] == list(range(1, len(begun) + 1))
     assert [event.round for event in begun] == list(outcome.rounds)

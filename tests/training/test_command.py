@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from llm_expo.cli import main
+from llm_expo.terminal import training_watched
+from llm_expo.training.events import Stepped
+from llm_expo.training.recipe import AlgorithmName, Lora, Recipe
+from llm_expo.training.run import next_step
 
 
 @pytest.fixture
@@ -30,6 +34,30 @@ def test_from_recipe_to_models(recipe: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     assert main(["compare", str(tmp_path / "run/step-2"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["norm_relative"] > 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "lora", "words"),
+    [
+        ("dpo", None, "llm-expo search run/model ..."),
+        ("reward", None, "llm-expo search ... --scorer reward-model:run/model"),
+        ("reward", Lora(), "llm-expo search ... --scorer reward-model:run/model, once PEFT has merged the adapter"),
+        ("sft", None, "llm-expo train, with model = run/model in a recipe of preferences"),
+        ("sft", Lora(), "llm-expo apply run/model --alpha 0 --merge --out THETA0, then llm-expo train"),
+    ],
+)
+def test_the_next_step_fits_what_was_trained(algorithm: AlgorithmName, lora: Lora | None, words: str) -> None:
+    asked = Recipe(model="m", data="d", algorithm=algorithm, learning_rate=1e-5, batch_size=8, lora=lora)
+    assert next_step(asked, Path("run/model")).startswith(words)
+
+
+def test_a_log_is_told_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [Stepped(step, 30, 0.5, 90.0) for step in (1, 2)]
+    for every, lines in ((0.0, [f"training: step {n}/30, loss 0.5000, 0:01:30 left" for n in (1, 2)]), (60.0, [])):
+        with training_watched(every) as watch:
+            for event in steps:
+                watch(event)
+        assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_a_plan_trains_nothing(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +98,10 @@ def test_where_to_is_asked_for(recipe: Path, capsys: pytest.CaptureFixture[str])
         ("[coefficients]\nbetta = 2.0", "unknown coefficient betta; did you mean beta?"),
         ("[trl]\nlearning_rate = 1.0", "trl.learning_rate: is set by the recipe itself"),
         ("seed = ", "not TOML"),
+        ('model = ""', "model is empty"),
+        ('model = "~nobody-at-all/x"', "~nobody-at-all/x: no such folder"),
+        ('data = "~nobody-at-all/x"', "~nobody-at-all/x: no such file"),
+        ("epochs = 1e300", "epochs = 1e+300 makes more than 1,000,000,000 steps"),
     ],
 )
 def test_a_bad_recipe_is_told_in_one_line(

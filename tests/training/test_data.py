@@ -49,7 +49,9 @@ def pair(prompt: int, chosen: int, rejected: int) -> dict[str, str]:
     "record",
     [
         TEXTS,
-        {**TEXTS, "chosen-model": "x", "score_chosen": 8.5},
+        {**TEXTS, "chosen-model": "x", "score_chosen": 8.5, "tools": None},
+        {**TEXTS, "chosen": [{**CHOSEN, "tool_calls": None, "language": "en"}]},
+        {"prompt": "Human: the cat\n\nAssistant:", "chosen": [USER, CHOSEN], "rejected": [USER, REJECTED]},
         {"prompt": [USER], "chosen": [CHOSEN], "rejected": [REJECTED]},
         {"prompt": "the cat", "chosen": [CHOSEN], "rejected": "sun"},
         {"chosen": [USER, CHOSEN], "rejected": [USER, REJECTED]},
@@ -128,6 +130,15 @@ def test_replies_for_kto_are_shuffled(read):
         ({**TEXTS, "chosen": "sun"}, 'line 2: chosen equals rejected, which teaches nothing; degenerate = "drop"'),
         ({**TEXTS, "rejected": ""}, 'line 2: a reply has no text, which teaches nothing; degenerate = "drop"'),
         ({**TEXTS, "chosen": "\ud800"}, "line 2: holds half of a character"),
+        (
+            {**TEXTS, "chosen": [{**CHOSEN, "tool_calls": [{"name": "f"}]}]},
+            "line 2: a message in chosen holds `tool_calls`, which is part of what it says",
+        ),
+        ({**TEXTS, "tools": [{"name": "f"}]}, "line 2: `tools` would change what the model reads"),
+        (
+            {"prompt": "the dog", "chosen": [USER, CHOSEN], "rejected": [USER, REJECTED]},
+            "line 2: the prompt is another text than the messages that chosen and rejected share",
+        ),
     ],
 )
 def test_a_bad_pair_names_its_line(read, line, words):
@@ -149,6 +160,14 @@ def test_a_bad_pair_names_its_line(read, line, words):
 def test_a_bad_example_names_its_line(read, line, words):
     with pytest.raises(RecipeError, match=words):
         read({"messages": [USER, CHOSEN]}, line, algorithm="sft")
+
+
+def test_what_the_template_reads_of_a_message_is_not_left_out_silently(read, tokenizer, monkeypatch):
+    record = {**TEXTS, "chosen": [{**CHOSEN, "reasoning_content": "hm"}]}
+    assert len(read(record).dataset) == 1, "this model's template knows nothing of it"
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + "{{ messages[0].reasoning_content }}")
+    with pytest.raises(RecipeError, match="line 1: a message in chosen holds `reasoning_content`"):
+        read(record)
 
 
 def test_what_teaches_nothing_is_dropped_if_the_recipe_says_so(read):
@@ -209,6 +228,12 @@ def test_the_orders(read):
         True,
         False,
     ]
+
+
+def test_length_is_that_of_what_is_trained_on(read):
+    """Cut at max_length, the first pair's replies are of one length; uncut, it would come first."""
+    found = read(pair(1, 30, 10), pair(1, 3, 2), order="length_biased", too_long="truncate", max_length=12)
+    assert [len(row["chosen"][0]["content"].split()) for row in found.dataset] == [3, 30]
 
 
 def test_nothing_left(read):

@@ -76,6 +76,7 @@ def test_metrics_of_steps_to_repeat_are_forgotten(tmp_path: Path) -> None:
         append_metrics(tmp_path, {"step": step, "loss": 1 / step})
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "lo')  # killed here
-    forget_metrics_after(tmp_path, 2)
+    assert forget_metrics_after(tmp_path, 2) == {"step": 2, "loss": 0.5}
     rows = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
+    assert forget_metrics_after(tmp_path, 0) == {}

@@ -53,6 +53,34 @@ def test_by_hand(loss, pair, coefficients, by_hand):
     assert per_pair.item() == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "rewards, coefficients, by_hand",
+    [
+        (losses.ipo_rewards, {"tau": 0.25}, (0.25, -0.5)),  # log ratios of 1 and -2
+        (losses.r_dpo_rewards, {"beta": 0.5, "length_penalty": 0.25}, (0.5 + 1, -1 + 1.25)),
+        (losses.cpo_rewards, {"beta": 0.25, "sft_weight": 1}, (-3, -5)),
+        (losses.simpo_rewards, {"beta": 2, "gamma": 1}, (-6, -8)),
+    ],
+)
+def test_implicit_rewards_by_hand(rewards, coefficients, by_hand):
+    assert [each.item() for each in rewards(PAIR, **coefficients)] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    "name, of_margin",
+    [
+        ("r_dpo", lambda margin, _: math.log1p(math.exp(-margin))),
+        ("simpo", lambda margin, given: math.log1p(math.exp(given["gamma"] - margin))),
+        ("ipo", lambda margin, given: (margin / given["tau"] - 1 / (2 * given["tau"])) ** 2),
+    ],
+)
+def test_the_implicit_rewards_are_what_the_loss_compares(name, of_margin):
+    known = ALGORITHMS[name]
+    chosen, rejected = known.rewards(PAIR, **known.coefficients)
+    wanted = of_margin((chosen - rejected).item(), known.coefficients)
+    assert known.loss(PAIR, **known.coefficients).item() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_chosen_reply_that_is_longer_anyway_teaches_less():
     # R-DPO's sign: at equal log-probabilities the pull on chosen is beta * sigmoid(-penalty * (nw - nl)).
     def pull(nw: float) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_expo.errors import RecipeError
+from llm_expo.training import plan as plan_module
 from llm_expo.training.plan import Plan, Steps, make_plan, plan_lines, plan_steps
 from llm_expo.training.recipe import Lora, Recipe
 
@@ -43,7 +44,7 @@ def test_steps_of_the_papers_run():
         ({"epochs": 0.1}, 30 * 128, 3, 3),
         ({"steps": 100}, 1000, 100, 100),
         ({"steps": 100, "fraction": 0.1}, None, 100, 10),
-        ({}, 128, 1, 1),
+        ({"warmup": 0.0}, 128, 1, 1),
     ],
 )
 def test_lengths_of_a_run(settings, records, schedule, trained):
@@ -80,6 +81,17 @@ def test_warmup_in_steps_and_in_shares():
         ({"save_at": [5], "fraction": 0.5}, 1000, 1, "save_at: step 5 is beyond the end, 4 of 8 steps are trained"),
         ({"warmup": 9.0}, 1000, 1, "warmup = 9 steps is longer than the schedule, 8 steps"),
         ({"algorithm": "kto", "batch_size": 4}, 1000, 4, "kto needs two replies at once in each process or more"),
+        (
+            {"algorithm": "kto", "micro_batch_size": 3, "batch_size": 6},
+            40,
+            1,
+            "kto: 40 replies in micro-batches of 3 leave one alone, .* set an even micro_batch_size",
+        ),
+        ({}, 128, 1, r"the only step that is trained, 1 of 1, is the first of the warm-up, .* set warmup = 0"),
+        ({"fraction": 0.13}, 1000, 1, r"the only step that is trained, 1 of 8, is the first of the warm-up"),
+        ({"epochs": 1e300}, 1000, 1, r"epochs = 1e\+300 makes more than 1,000,000,000 steps"),
+        ({"epochs": 1e308}, 10**9, 1, r"epochs = 1e\+308 makes more than 1,000,000,000 steps"),
+        ({"warmup": 1e300}, 1000, 1, r"warmup = 1e\+300 steps is longer than the schedule, 8 steps"),
     ],
 )
 def test_no_run_is_possible(settings, records, processes, words):
@@ -135,6 +147,15 @@ def test_what_the_settings_change(recipe):
     assert checkpointed.memory.activations < plain.memory.activations
     assert (simpo.tokens_scored, reward.tokens_scored) == (0, 0)
     assert reward.parameters < plain.parameters, "a head of one output in place of the vocabulary"
+
+
+def test_the_kl_term_of_kto_takes_as_many_tokens_again(recipe, monkeypatch):
+    monkeypatch.setattr(plan_module, "_speed", lambda *_: 1e9)
+    kto = make_plan(replace(recipe, algorithm="kto"), processes=2)
+    dpo = make_plan(recipe, processes=2)
+    assert (kto.tokens_trained, kto.tokens_scored) == (560, 2 * 560) and dpo.tokens_scored == 560
+    assert kto.seconds / dpo.seconds == pytest.approx((8 * 560 + 2 * 2 * 560) / (6 * 560 + 2 * 560))
+    assert "kl: estimated on 2 processes x 2 replies; with another number of either it is another run" in told(kto)
 
 
 def test_dropped_records_are_told(recipe, tmp_path):

@@ -62,9 +62,11 @@ def test_paths_are_seen_from_the_recipe(tmp_path, recipe):
         ("optimizer = 'adam'", "optimizer is \"adam\": input should be 'adamw', 'adagrad' or 'rmsprop'"),
         ("fraction = 0", "fraction is 0: input should be greater than 0"),
         ("epochs = nan", "epochs is "),
-        ("save_at = [0]", "save_at.0.* is 0: input should be greater than or equal to 1"),
+        ("save_at = [0]", r"r\.toml: save_at\.0 is 0: input should be greater than or equal to 1$"),
         ("gradient_checkpointing = 1", "gradient_checkpointing is 1: input should be a valid boolean"),
         ("seed = ", "r.toml: not TOML"),
+        ("steps = 1000000000000000000", "steps is 1000000000000000000: input should be less than or equal to"),
+        ("lora.modules = 3", "lora.modules is 3: input should be a valid string"),
         (
             "max_length = 512\nmax_prompt_length = 512",
             "max_prompt_length = 512 leaves no room for a reply in max_length",
@@ -96,6 +98,23 @@ def test_mistakes(recipe, more, words):
 def test_what_an_algorithm_cannot(recipe, algorithm, more, words):
     with pytest.raises(RecipeError, match=words):
         recipe(more, LEAST.replace("dpo", algorithm))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        ("org/sft", "", "r.toml: model is empty"),
+        ("hub:org/pairs:train", " ", "r.toml: data is empty"),
+        ("org/sft", "a\\u0000b", r'r.toml: model is "a\\u0000b": no path holds a NUL'),
+    ],
+)
+def test_places_that_are_none(recipe, theirs, ours, words):
+    with pytest.raises(RecipeError, match=words):
+        recipe(least=LEAST.replace(theirs, ours))
+
+
+def test_a_home_of_nobody_stays_as_it_is(recipe):
+    assert recipe(least=LEAST.replace("org/sft", "~nobody-at-all/x")).model == "~nobody-at-all/x"
 
 
 def test_all_mistakes_at_once(recipe):

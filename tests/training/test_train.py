@@ -14,13 +14,16 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llm_expo.checkpoints import Checkpoint
-from llm_expo.errors import OutputError, RecipeError, TrainingError
+from llm_expo.errors import ExpoError, OutputError, RecipeError, TrainingError
 from llm_expo.training.events import Kept, Stepped
-from llm_expo.training.recipe import AlgorithmName, Lora, Recipe, Save
+from llm_expo.training.folder import last_state, step_of
+from llm_expo.training.plan import make_plan
+from llm_expo.training.recipe import AlgorithmName, Lora, Recipe, Save, read_recipe
 from llm_expo.training.run import train
 from llm_expo.weights import Direction, apply, compare, plan, write
 
@@ -28,7 +31,11 @@ Make = Callable[..., Recipe]
 
 
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return column(out, "loss")
+
+
+def column(out: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(model: Path) -> bytes:
@@ -137,8 +144,16 @@ def test_a_model_alone_finds_its_theta0_however_it_is_kept(
     assert pair.initial.path == theta0
     written = write(plan(pair, 1.0, dtype="float32"), tmp_path / "further")
     assert written.realised_alpha == pytest.approx(1.0, abs=1e-3)
-    warnings = [event.warnings for event in events if isinstance(event, Kept)]
-    assert bool(warnings[0]) == (save == "bfloat16")
+    (warnings,) = [event.warnings for event in events if isinstance(event, Kept)]
+    if save == "float32":
+        assert not warnings and "stored" not in record
+        return
+    stored = record["stored"]
+    assert stored["as"] == save
+    assert (stored["noise"] < 0.01) == (save == "difference")
+    if save == "bfloat16":
+        said = f"keeps {stored['share']:.1%} of the direction from theta0 and adds noise of {stored['noise']:.3g} times"
+        assert said in warnings[0] and f"(cosine {stored['cosine']:.2f})" in warnings[0]
 
 
 def test_interrupted_and_run_again_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
@@ -155,6 +170,28 @@ def test_interrupted_and_run_again_it_ends_with_the_same_weights(recipe: Make, t
         with pytest.raises(KeyboardInterrupt):
             train(asked, tmp_path / "run", interrupt)
     train(asked, tmp_path / "run", interrupt)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert column(tmp_path / "run", "num_tokens") == column(tmp_path / "whole", "num_tokens")
+    seconds = column(tmp_path / "run", "seconds")
+    assert seconds == sorted(seconds)
+    for name in ("step-4", "model"):
+        assert weights(tmp_path / "run" / name) == weights(tmp_path / "whole" / name)
+
+
+def test_killed_it_ends_with_the_same_weights(recipe: Make, tmp_path: Path) -> None:
+    """Once, right after a step; the slow test below kills at any moment."""
+    file = written(recipe(), tmp_path / "recipe.toml", save_at=[1, 4], resume_every=2)
+    kill = "lambda event: getattr(event, 'step', 0) == 3 and os.kill(os.getpid(), 9)"
+    killed = subprocess.run(
+        [sys.executable, "-c", f"import os; {_TRAIN[:-1]}, {kill})", file, tmp_path / "run"],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},  # of another number: other roundings
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert step_of(last_state(tmp_path / "run")) == 2
+    asked = read_recipe(file)
+    train(asked, tmp_path / "run")
+    train(asked, tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for name in ("step-4", "model"):
         assert weights(tmp_path / "run" / name) == weights(tmp_path / "whole" / name)
@@ -182,11 +219,18 @@ def test_out_of_memory_says_what_to_lower(recipe: Make, tmp_path: Path) -> None:
         train(recipe(), tmp_path / "run", exhausted)
 
 
+def test_a_full_disk_before_the_first_step_names_the_place(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Dataset, "save_to_disk", full)
+    with pytest.raises(OutputError, match=r"/run: no space left on device; what was kept stays"):
+        train(recipe(), tmp_path / "run")
+
+
 def test_fields_for_trl(recipe: Make, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"trl\.learning_rate: is set by the recipe itself"):
-        train(recipe(trl={"learning_rate": 1.0}), tmp_path / "a")
-    with pytest.raises(RecipeError, match=r"trl\.adam_beta: DPOConfig has no such field; adam_beta[12]\?"):
-        train(recipe(trl={"adam_beta": 0.9}), tmp_path / "b")
     train(recipe(), tmp_path / "plain")
     train(recipe(trl={"adam_beta1": 0.5}), tmp_path / "other")
     assert losses(tmp_path / "plain") != losses(tmp_path / "other")
@@ -216,8 +260,29 @@ def test_a_model_that_lacks_weights_is_refused_before_it_is_trained(recipe: Make
     weights = load_file(theta0 / "model.safetensors")
     weights.pop("lm_head.weight")
     save_file(weights, tmp_path / "part/model.safetensors", {"format": "pt"})
-    with pytest.raises(RecipeError, match=r"lm_head.weight for one, and would be drawn at random"):
-        train(recipe(model=str(tmp_path / "part")), tmp_path / "run")
+    for refuse in (make_plan, lambda asked: train(asked, tmp_path / "run")):
+        with pytest.raises(RecipeError, match=r"lm_head.weight for one, and would be drawn at random"):
+            refuse(recipe(model=str(tmp_path / "part")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_training_refuses_its_plan_refuses_too(recipe: Make, theta0: Path, tmp_path: Path) -> None:
+    shutil.copytree(theta0, tmp_path / "short")
+    config = json.loads((theta0 / "config.json").read_text())
+    (tmp_path / "short/config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
+    shutil.copytree(theta0, tmp_path / "empty")
+    (tmp_path / "empty/model.safetensors").unlink()
+    for changes, words in (
+        ({"model": str(tmp_path / "short")}, r"the longest record has \d+ tokens, .*; set max_length = 8"),
+        ({"model": str(tmp_path / "empty")}, "empty: "),
+        ({"trl": {"learning_rate": 1.0}}, r"trl\.learning_rate: is set by the recipe itself"),
+        ({"trl": {"adam_beta": 0.9}}, r"trl\.adam_beta: DPOConfig has no such field; adam_beta[12]\?"),
+        ({"trl": {"packing": True}, "algorithm": "sft"}, r"trl\.packing: cannot be had here"),
+    ):
+        for refuse in (make_plan, lambda asked: train(asked, tmp_path / "run")):
+            with pytest.raises(ExpoError, match=words):
+                refuse(recipe(**changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_dropout_of_an_adapter_is_applied(recipe: Make, tmp_path: Path) -> None:
@@ -250,17 +315,57 @@ def test_two_processes_have_the_losses_of_one(recipe: Make, tmp_path: Path) -> N
     train(recipe(algorithm="r_dpo", epochs=2.0), tmp_path / "one")
     world = "from accelerate import PartialState\nprint('processes', PartialState().num_processes)\n"
     (tmp_path / "train.py").write_text(_TRAIN.replace("; ", "\n") + "\n" + world)
+    assert by_two(tmp_path / "train.py", file, tmp_path / "two").split() == ["processes", "2"] * 2
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def by_two(script: Path, *arguments: Path) -> str:
+    """What a script prints in two processes together."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [*launch, tmp_path / "train.py", file, tmp_path / "two"],
-        check=True,
-        env=environment,
-        capture_output=True,
-        text=True,
+    return subprocess.run(
+        [*launch, script, *arguments], check=True, env=environment, capture_output=True, text=True, timeout=600
+    ).stdout
+
+
+_FAIL = """
+import sys
+from pathlib import Path
+from llm_expo.errors import ExpoError
+from llm_expo.training.events import Kept
+from llm_expo.training.recipe import read_recipe
+from llm_expo.training.run import train
+
+def full(event):
+    if isinstance(event, Kept):
+        raise OSError(28, "No space left on device")
+
+for out, watch in (("thesis", print), ("run", full)):
+    try:
+        train(read_recipe(Path(sys.argv[1])), Path(sys.argv[2]) / out, watch)
+    except ExpoError as error:
+        sys.stdout.write(f"{type(error).__name__}: {error}\\n")
+        sys.stdout.flush()
+"""
+
+
+def test_what_fails_in_one_process_stops_the_others(recipe: Make, tmp_path: Path) -> None:
+    """Both go on to the next line, so neither waits for the other nor is ended by the launcher."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.tex").write_text("years of work")
+    file = written(recipe(), tmp_path / "recipe.toml", micro_batch_size=4, save_at=[2])
+    (tmp_path / "fail.py").write_text(_FAIL)
+    said = sorted(by_two(tmp_path / "fail.py", file, tmp_path).splitlines())
+    kept = "what was kept stays, and the same command goes on from the last state, if there is one"
+    assert said == sorted(
+        [
+            f"OutputError: {tmp_path}/run: no space left on device; {kept}",
+            f"OutputError: {tmp_path}/thesis: holds something else, not a training; name a new folder",
+            "TrainingError: process 0 of 2 stopped: [Errno 28] No space left on device",
+            f"TrainingError: process 0 of 2 stopped: {tmp_path}/thesis: holds something else, not a training; "
+            "name a new folder",
+        ]
     )
-    assert done.stdout.split() == ["processes", "2"] * 2
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from llm_expo.training.algorithms import ALGORITHMS, Algorithm
 from llm_expo.training.data import read_records
 from llm_expo.training.losses import PairLogProbs
 from llm_expo.training.plan import plan_steps
-from llm_expo.training.recipe import Recipe
+from llm_expo.training.recipe import AlgorithmName, Recipe
 from llm_expo.training.trainers import PairTrainer, make_trainer
 
 Make = Callable[..., Recipe]
@@ -42,6 +42,11 @@ def dpo(pairs: PairLogProbs, *, beta: float) -> torch.Tensor:
     return -logsigmoid(beta * (pairs.chosen - pairs.reference_chosen - pairs.rejected + pairs.reference_rejected))
 
 
+def dpo_rewards(pairs: PairLogProbs, *, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    assert pairs.reference_chosen is not None and pairs.reference_rejected is not None
+    return beta * (pairs.chosen - pairs.reference_chosen), beta * (pairs.rejected - pairs.reference_rejected)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("micro_batch_size", [8, 2])
 def test_dpo_as_a_loss_of_ours_is_trls_dpo(
@@ -51,9 +56,29 @@ def test_dpo_as_a_loss_of_ours_is_trls_dpo(
 
     asked = recipe(micro_batch_size=micro_batch_size, lora=Lora(rank=2) if lora else None)
     theirs = history(asked, ALGORITHMS["dpo"], tmp_path / "theirs")
-    ours = history(asked, replace(ALGORITHMS["dpo"], loss=dpo), tmp_path / "ours")
-    for key in ("loss", "grad_norm", "logps/chosen", "logps/rejected"):
+    ours = history(asked, replace(ALGORITHMS["dpo"], loss=dpo, rewards=dpo_rewards), tmp_path / "ours")
+    rewards = [f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")]
+    for key in ("loss", "grad_norm", "logps/chosen", "logps/rejected", "num_tokens", *rewards):
         assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], rel=1e-4), key
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo", "reward", "sft"])
+def test_every_record_counts_the_same_however_a_step_is_cut(
+    recipe: Make, examples: Path, tmp_path: Path, name: AlgorithmName
+) -> None:
+    """Of 40 records by 18, 4 are left: in micro-batches of 3 they are 3 and 1, in one of 18 they are 4."""
+    data = {"data": str(examples)} if name == "sft" else {}
+    whole, cut = (
+        history(
+            recipe(algorithm=name, batch_size=18, micro_batch_size=micro, warmup=0.0, max_grad_norm=1e9, **data),
+            ALGORITHMS[name],
+            tmp_path / str(micro),
+        )
+        for micro in (18, 3)
+    )
+    assert len(whole) == 3
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in cut] == pytest.approx([row[key] for row in whole], rel=1e-4), key
 
 
 def test_without_a_reference_theta0_is_not_asked(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
