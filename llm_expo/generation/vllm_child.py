@@ -7,6 +7,9 @@ by which kernel (the compiled file, which any Python from 3.11 on loads); it dec
 One line of JSON on standard input is a question, one on standard output its answer.
 """
 
+# What goes to other ranks goes by value, without the names that annotations in a class body would be looked up by.
+from __future__ import annotations
+
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -26,6 +29,9 @@ Tokens = list[list[int]]
 
 _GRACE = 10.0
 """Seconds that a child without a parent has to end by itself."""
+
+_CACHE_ON_CPU = 4 << 30
+"""Bytes for keys and values; the variable VLLM_CPU_KVCACHE_SPACE, in GiB, goes before."""
 
 _SPAN = 1 << 22
 """Elements that a thread calculates at a time."""
@@ -68,6 +74,8 @@ class Engine:
             # A compiled graph would keep the packed weights that it was made with; and a seeded request whose prompt
             # is read in pieces makes vLLM 0.32 fail there.
             options = {**options, "enforce_eager": True, "enable_chunked_prefill": False}
+            if "gpu_memory_utilization" not in options:  # 0.92 of all memory by default, which nothing else has there
+                options["kv_cache_memory_bytes"] = _CACHE_ON_CPU
         else:
             # The logits of a step's whole prompts are held when log-probabilities are read; vLLM sets none aside.
             options = {"max_num_batched_tokens": 2048, "enable_sleep_mode": True, **options}

@@ -212,10 +212,9 @@ def test_the_childs_theta_is_what_apply_writes(vllm_child, tmp_path, dtype, alph
                 lambda t: torch.cat([t, t]),
             ]
         for part in parts:
-            got = torch.empty_like(part(expected)).copy_(part(tensor))
-            assert torch.equal(got.view(torch.uint8), part(expected).contiguous().view(got.shape).view(torch.uint8)), (
-                name
-            )
+            wanted = part(expected).contiguous()
+            got = torch.empty_like(wanted).copy_(part(tensor))
+            assert torch.equal(got.view(torch.uint8), wanted.view(torch.uint8)), name
 
 
 def test_a_model_that_changes_what_it_loads(vllm_child, pair):
