@@ -55,8 +55,6 @@ check: .venv/dev.stamp
 	.venv-oracle/bin/pip --disable-pip-version-check install --quiet -r tests/oracle/requirements.txt
 	touch $@
 
-clean:
-	rm -rf .venv .venv-oracle demo-run
 # vLLM asks for torch's companions for images, sound and video, and cannot be imported with builds that do not fit.
 .venv-vllm/stamp: constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
@@ -66,4 +64,4 @@ clean:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm demo-run
+	rm -rf .venv .venv-oracle .venv-vllm demo-run
