@@ -59,9 +59,7 @@ def companion_file(tmp_path: Path) -> Path:
     path.parent.mkdir(parents=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(
-            ["model", "index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"]
-        )
+        rows.writerow(["model", "index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"])
         for model, mean in (("concise", 1.0), ("verbose", -1.0)):
             for index in range(INSTRUCTIONS):
                 length = rng.gauss(mean, 0.7)

@@ -4,5 +4,6 @@ annotations.py     judgements, in AlpacaEval's own file format
 companion.py       what the full length-controlled win rate needs beside them
 win_rate.py        the leaderboard's plain figures
 length_control.py  the length-controlled win rate
-comparison.py      two models on the same instructions
+comparison.py      models beside each other on the same instructions
+words.py           all of it in words
 """
