@@ -5,7 +5,6 @@ file; and collected results of several models, {MODEL: {SUITE: {TASK: {METRIC: .
 Leaderboard the leaderboard's own metric is taken, and MMLU is the plain mean of its subjects.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_expo.errors import EvaluationError
+from llm_expo.evaluation.files import load_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,7 @@ def read_results(path: Path) -> list[Results]:
 
     Raises EvaluationError, naming file, model and task.
     """
-    try:
-        loaded = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise EvaluationError(f"{path}: no such file") from None
-    except OSError as error:
-        raise EvaluationError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: not JSON: {error}") from None
+    loaded = load_json(path)
     if not isinstance(loaded, Mapping) or not loaded:
         raise EvaluationError(f"{path}: neither lm-eval's results nor {{MODEL: {{SUITE: {{TASK: ...}}}}}}")
     if "results" in loaded:
