@@ -12,7 +12,7 @@ from alpaca_eval import completion_parsers
 from alpaca_eval.annotators import PairwiseAnnotator
 
 given = json.load(sys.stdin)
-annotator = PairwiseAnnotator("weighted_alpaca_eval_gpt4_turbo")
+annotator = PairwiseAnnotator(annotators_config="weighted_alpaca_eval_gpt4_turbo")
 [single] = annotator.annotators.values()
 [switch] = [each for each in single.processors if type(each).__name__ == "RandomSwitchTwoColumnsProcessor"]
 table = pd.DataFrame({"instruction": given["instructions"], "output_1": "1", "output_2": "2"})
