@@ -23,12 +23,13 @@ MAY_KNOW = {
     "search": {"errors", "stats", "checkpoints", "weights", "generation", "scoring"},
     "report": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search"},
     "catalogue": {"errors"},
+    "evaluation": {"errors", "stats", "records", "generation", "scoring"},
     "demo": {"errors"},
     "terminal": {"errors", "stats", "checkpoints", "weights", "generation", "scoring", "search", "report", "training"},
 }
 HEAVY = set(
     "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib "
-    "huggingface_hub httpx2 openai yaml".split()
+    "huggingface_hub httpx2 openai yaml sklearn".split()
 )
 
 
@@ -73,8 +74,9 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_package_itself_is_light():
-    rooms = "weights generation scoring search training training.algorithms catalogue terminal".split()
-    imports = ", ".join(["llm_expo", *(f"llm_expo.{room}" for room in rooms)])
+    rooms = "weights generation scoring search training training.algorithms catalogue terminal "
+    rooms += "evaluation evaluation.alpaca_eval.words evaluation.lm_eval.words"
+    imports = ", ".join(["llm_expo", *(f"llm_expo.{room}" for room in rooms.split())])
     assert not loaded_by(f"import {imports}") & (HEAVY - {"rich"})
 
 

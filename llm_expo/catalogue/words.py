@@ -9,10 +9,13 @@ COLUMNS = ("pair", "training", "alpha", "reward", "win rate", "LC win rate", "MT
 """Headings of `table`; results read theta1 → theta(alpha)."""
 
 
+_DECIMALS = {"reward": 2, "win_rate": 1, "lc_win_rate": 1, "mt_bench": 2}  # as published
+
+
 def table(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
     """A row of texts for each pair, under `COLUMNS`."""
     return [
-        (pair.name, pair.training or "–", _alpha(pair), *(_gain(pair.results.get(key)) for key in FIGURES))
+        (pair.name, pair.training or "–", _alpha(pair), *(_gain(key, pair.results.get(key)) for key in FIGURES))
         for pair in pairs
     ]
 
@@ -30,8 +33,8 @@ def describe(pair: Pair) -> list[tuple[str, str]]:
     lines = [("theta0", pair.initial), ("theta1", pair.aligned)]
     if pair.training:
         lines.append(("training", pair.training))
-    lines.append(("alpha", _alpha(pair) + (f" ({pair.source} of the paper)" if pair.source else "")))
-    lines += [("result", f"{FIGURES[key]}: {_gain(gain)}") for key, gain in pair.results.items()]
+    lines.append(("alpha", _alpha(pair) + (f" ({pair.source})" if pair.source else "")))
+    lines += [("result", f"{FIGURES[key]}: {_gain(key, gain)}") for key, gain in pair.results.items()]
     return [*lines, ("command", apply_command(pair)), *(("needs", need) for need in needs(pair))]
 
 
@@ -59,7 +62,8 @@ def _alpha(pair: Pair) -> str:
     return "none published" if pair.alpha is None else f"{pair.alpha:g}"
 
 
-def _gain(gain: Gain | None) -> str:
+def _gain(key: str, gain: Gain | None) -> str:
     if gain is None:
         return "–"
-    return f"{gain.aligned:g} → {'–' if gain.extrapolated is None else format(gain.extrapolated, 'g')}"
+    figures = [gain.aligned] if gain.extrapolated is None else [gain.aligned, gain.extrapolated]
+    return " → ".join(f"{figure:.{_DECIMALS[key]}f}" for figure in figures)

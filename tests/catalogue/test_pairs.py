@@ -1,10 +1,13 @@
 """The paper's pairs are the paper's, and a catalogue of one's own is read or refused by name."""
 
 import json
+import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from llm_expo.catalogue import COLUMNS, apply_command, describe, find, read_catalogue, table
+from llm_expo.catalogue import COLUMNS, Pair, apply_command, describe, find, read_catalogue, table
 from llm_expo.catalogue.pairs import Gain
 from llm_expo.checkpoints.hub import hub_id
 from llm_expo.cli import _parser
@@ -20,7 +23,7 @@ def test_the_papers_pairs(shared_data):
     for row in paper["table5_released_models"]:
         pair = pairs.pop(row["name"])
         assert (pair.initial, pair.aligned, pair.alpha) == (row["initial"], row["aligned"], row["alpha"])
-        assert (pair.training, pair.source) == (row["training"], "Table 5")
+        assert (pair.training, pair.source) == (row["training"], "Table 5 of the paper")
         assert pair.remote_code == ("internlm2" in pair.name)
         assert pair.results == {
             key: Gain(row[key], row[f"expo_{key}"]) for key in ("win_rate", "lc_win_rate", "mt_bench")
@@ -36,7 +39,7 @@ def test_the_papers_pairs(shared_data):
             # The hub writes R-DPO without its hyphen.
             aligned = table6["aligned_pattern"].format(algorithm=row["algorithm"].replace("R-DPO", "RDPO"))
             assert (pair.initial, pair.aligned, pair.alpha) == (table6["initial"], aligned, row["alpha"])
-            assert (pair.training, pair.source) == (row["algorithm"], "Table 6")
+            assert (pair.training, pair.source) == (row["algorithm"], "Table 6 of the paper")
             assert pair.results == {"reward": Gain(row["reward"], row["expo_reward"])}
     assert not pairs
 
@@ -74,6 +77,15 @@ def test_a_catalogue_of_ones_own(tmp_path):
     [pair] = read_catalogue(path)
     assert (pair.initial, pair.aligned, pair.alpha, pair.results) == ("org/sft", str(tmp_path / "dpo"), None, {})
     assert [what for what, _ in describe(pair)] == ["theta0", "theta1", "alpha", "command"]
+
+
+def test_the_catalogue_that_the_docs_show(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    [block] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "shown.toml").write_text(block)
+    [pair] = read_catalogue(tmp_path / "shown.toml")
+    assert pair.results == {"win_rate": Gain(14.7, 18.0)}
+    assert all(f"{each.name} =" in block for each in fields(Pair))
 
 
 def test_the_nearest_name():

@@ -1,4 +1,4 @@
-"""Run by the oracle's interpreter: the official package's figures of annotation files, as a JSON list on standard output.
+"""Run by the oracle's interpreter: the official package's figures of annotation files, a JSON list.
 
 Arguments: the form, then files of annotations, each with `index`, which the package takes from a table's row labels.
 """

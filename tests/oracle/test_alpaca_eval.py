@@ -1,4 +1,4 @@
-"""The length-controlled win rate against the official package, in an environment of its own (`make test-oracle`)."""
+"""The figures and the judge against the official package, in an environment of its own (`make test-oracle`)."""
 
 import csv
 import gzip
@@ -12,8 +12,10 @@ import pytest
 
 from llm_expo.evaluation.alpaca_eval.annotations import read_annotations
 from llm_expo.evaluation.alpaca_eval.companion import read_companion
+from llm_expo.evaluation.alpaca_eval.judge import second_share, switched
 from llm_expo.evaluation.alpaca_eval.length_control import length_controlled
 from llm_expo.evaluation.alpaca_eval.win_rate import win_rate
+from llm_expo.scoring.answers import Answer, Token
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]
 
@@ -88,3 +90,22 @@ def test_the_official_package_gives_the_same(form, oracle, annotation_files, com
         farthest = max(farthest, abs(ours.win_rate - expected["length_controlled_winrate"]))
         assert farthest < POINTS, path.name
     print(f"{form}: farthest from the official figure: {farthest:.2g} points")
+
+
+def test_the_judge_switches_and_weighs_as_the_official_one(oracle):
+    instructions = [f"question {number}" for number in range(200)]
+    answers = [{"m": -0.1, "M": -2.5}, {"M": -0.001, "m": -9.0, "The": -12.0}, {"m": -0.3}, {"The": -0.1, "M": -4.0}]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [oracle, str(HERE / "alpaca_eval_judging.py")],
+        input=json.dumps({"instructions": instructions, "likeliest": answers}),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert [switched(each) for each in instructions] == theirs["instructions"]
+    ours = [1 + (second_share(Answer("", (Token("", tuple(each.items())),))) or 0) for each in answers]
+    assert ours == pytest.approx(theirs["likeliest"])

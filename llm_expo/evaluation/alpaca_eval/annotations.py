@@ -4,8 +4,6 @@
 probabilities were weighed, 1.5 or 0 for a draw, null where there is no verdict.
 """
 
-import gzip
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 
 from llm_expo import records
 from llm_expo.errors import EvaluationError
+from llm_expo.evaluation.files import load_json, save_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def read_annotations(path: Path) -> Annotations:
 
     Raises EvaluationError, naming file and annotation.
     """
-    loaded = _load(path)
+    loaded = load_json(path)
     if not isinstance(loaded, list) or not loaded:
         raise EvaluationError(f"{path}: annotations are a list of objects, this is {_shown(loaded)}")
     items = []
@@ -76,6 +75,26 @@ def read_annotations(path: Path) -> Annotations:
     return Annotations(str(path), model, baseline, str(named["annotator"]), indexed > 0, tuple(items))
 
 
+def write_annotations(path: Path, annotations: Annotations) -> None:
+    """In AlpacaEval's format, each with its `index`, which its own tools take for the instruction's place, too."""
+    save_json(
+        path,
+        [
+            {
+                "index": each.index,
+                "instruction": each.instruction,
+                "output_1": each.baseline_output,
+                "generator_1": annotations.baseline,
+                "output_2": each.output,
+                "generator_2": annotations.model,
+                "annotator": annotations.annotator,
+                "preference": None if each.share is None else 1 + each.share,
+            }
+            for each in annotations.items
+        ],
+    )
+
+
 def _annotation(record: Mapping[str, Any], number: int, place: str) -> Annotation:
     for key in ("instruction", "output_1", "output_2"):
         if not isinstance(record.get(key), str):
@@ -102,20 +121,6 @@ def _share(preference: Any, place: str) -> float | None:
             f"{place}: preference is {preference:g}; it is 1 for output_1, 2 for output_2, or between, 0 for a draw"
         )
     return float(preference) - 1
-
-
-def _load(path: Path) -> Any:
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        return json.loads(raw)
-    except FileNotFoundError:
-        raise EvaluationError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
-        raise EvaluationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: not JSON: {error}") from None
 
 
 def _shown(value: Any) -> str:

@@ -2,9 +2,9 @@
 
 A logistic regression of the preference on tanh(length difference), the instruction's difficulty and a constant, with an
 L1 penalty chosen by five-fold cross-validation; the win rate is its mean prediction where the length difference is 0.
-The published estimator is scikit-learn's LogisticRegressionCV with its liblinear solver. This is the same search written
-out on LogisticRegression: soft labels as weights need the held-out weights in the score, which LogisticRegressionCV
-gives only through a switch that is global to the process.
+The published estimator is scikit-learn's LogisticRegressionCV with its liblinear solver. This is the same search
+written out on LogisticRegression, since LogisticRegressionCV weighs held-out rows only after a switch that is global to
+the process.
 """
 
 import math
@@ -48,8 +48,8 @@ class Rows:
     """What is regressed: for each judged instruction its length difference (baseline's - model's, in characters), its
     share (NaN: no verdict) and, in the full form, its difficulty; and the gamed baselines, ready to fit.
 
-    Shapes: `length` and `share` [n], `difficulty` [n] or None; `gamed` [g, 3], their features, and `gamed_share` [g], g =
-    0 in the minimal form.
+    Shapes: `length` and `share` [n], `difficulty` [n] or None; `gamed` [g, 3] (features) and `gamed_share` [g], with
+    g = 0 in the minimal form.
     """
 
     length: "Floats"
