@@ -89,14 +89,12 @@ def examples(study: Study, alphas: Sequence[float], wanted: int = 4) -> tuple[Ex
     )
 
 
-def gain_over_theta1(
-    rewards: Mapping[str, float], theta1: Mapping[str, float], confidence: float = 0.95
-) -> Interval | None:
+def gain_over_theta1(rewards: Mapping[str, float], theta1: Mapping[str, float]) -> Interval | None:
     """The paired difference on the prompts that both have; None with fewer than two."""
     common = [prompt for prompt in rewards if prompt in theta1]
     if len(common) < 2:
         return None
-    return paired_difference([rewards[prompt] for prompt in common], [theta1[prompt] for prompt in common], confidence)
+    return paired_difference([rewards[prompt] for prompt in common], [theta1[prompt] for prompt in common])
 
 
 def row(

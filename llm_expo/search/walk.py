@@ -88,7 +88,7 @@ def _run(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wan
         new = prompts[way.count.get(alpha, 0) : counts[alpha]]
         if not new or any(_lies_beyond(alpha, collapsed) for collapsed in way.objections if collapsed in counts):
             continue
-        asked[alpha] = _visit(work, alpha, new, way)
+        asked[alpha] = _visit(work, alpha, new, prompts[:CALIBRATION], way)
         way.count[alpha] = way.count.get(alpha, 0) + len(asked[alpha])
     for alpha, new in asked.items():
         _look(way, alpha, log_probabilities=work.read(alpha, THETA0, new, "search"))
@@ -101,10 +101,14 @@ def _lies_beyond(alpha: float, collapsed: float) -> bool:
     return alpha * collapsed > 0 and abs(alpha) >= abs(collapsed)
 
 
-def _visit(work: Work, alpha: float, new: Sequence[Enrolled], way: _Way) -> Sequence[Enrolled]:
-    """Have theta(alpha) answer new prompts, until the guard objects; those that it answered."""
+def _visit(
+    work: Work, alpha: float, new: Sequence[Enrolled], known: Sequence[Enrolled], way: _Way
+) -> Sequence[Enrolled]:
+    """Have theta(alpha) answer new prompts, until the guard objects; those that it answered.
+
+    known: those that theta1 answered for the calibration.
+    """
     if alpha not in (THETA0, THETA1) and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
-        known = work.study.enrolled("search")[:CALIBRATION]
         _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
     answered = 0
     if alpha not in way.objections:
