@@ -17,6 +17,7 @@ import llm_expo
 from llm_expo.errors import ExpoError, MissingExtraError
 
 if TYPE_CHECKING:
+    from llm_expo.catalogue import Pair
     from llm_expo.generation import Engine, Sampling
     from llm_expo.scoring import Comparer, Scorer
     from llm_expo.search import Strategy
@@ -59,6 +60,8 @@ def _apply(arguments: argparse.Namespace) -> None:
     from llm_expo import terminal
     from llm_expo.weights import Rounding, Sides, plan, plan_adapter, write
 
+    if arguments.pair is not None:
+        _take_pair(arguments)
     sides = Sides.open(
         arguments.theta0,
         arguments.theta1,
@@ -112,6 +115,82 @@ _WHOLE_MODELS_ONLY: dict[str, object] = {
     **{"dtype": "keep", "rounding": "nearest", "new_rows": "refuse"},
     **{"include": [], "exclude": [], "alpha_for": []},
 }
+
+
+def _take_pair(arguments: argparse.Namespace) -> None:
+    """Set theta0, theta1 and, unless it was given, alpha to those of the pair that was named."""
+    from llm_expo.catalogue import apply_command, find
+
+    pair = find(_catalogue(arguments), arguments.pair)
+    arguments.theta0, arguments.theta1 = pair.initial, pair.aligned
+    if arguments.alpha is None:
+        arguments.alpha = pair.alpha
+    if arguments.alpha is None:
+        raise ExpoError(f"{pair.name}: no alpha was published for it; give --alpha, or search: {apply_command(pair)}")
+
+
+def _catalogue(arguments: argparse.Namespace) -> "list[Pair]":
+    from llm_expo.catalogue import PAPER, read_catalogue
+
+    return read_catalogue(arguments.catalogue or PAPER)
+
+
+def _pairs(arguments: argparse.Namespace) -> None:
+    from llm_expo import terminal
+    from llm_expo.catalogue import COLUMNS, describe, find, table
+
+    pairs = _catalogue(arguments)
+    if arguments.name is not None:
+        pair = find(pairs, arguments.name)
+        if arguments.json:
+            _print_json(asdict(pair))
+        else:
+            terminal.show_lines(describe(pair))
+    elif arguments.json:
+        _print_json({"pairs": [asdict(pair) for pair in pairs]})
+    else:
+        terminal.show_table(COLUMNS, table(pairs))
+        print("figures: theta1 → theta(alpha), as published; `llm-expo pairs NAME` tells the rest")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.results:
+        _evaluate_results(arguments)
+    else:
+        _evaluate_annotations(arguments)
+
+
+def _evaluate_annotations(arguments: argparse.Namespace) -> None:
+    from llm_expo import terminal
+    from llm_expo.evaluation.alpaca_eval import words
+    from llm_expo.evaluation.alpaca_eval.annotations import read_annotations
+    from llm_expo.evaluation.alpaca_eval.companion import read_companion
+    from llm_expo.evaluation.alpaca_eval.comparison import compare_models
+
+    companion = None if arguments.gamed is None else read_companion(arguments.gamed)
+    compared = compare_models([read_annotations(path) for path in arguments.annotations], companion)
+    if arguments.json:
+        _print_json(asdict(compared))
+        return
+    terminal.show_table(words.COLUMNS, words.table(compared))
+    for line in words.lines(compared):
+        terminal.show_line(line)
+
+
+def _evaluate_results(arguments: argparse.Namespace) -> None:
+    from llm_expo import terminal
+    from llm_expo.evaluation.lm_eval import words
+    from llm_expo.evaluation.lm_eval.results import read_results
+    from llm_expo.evaluation.lm_eval.tax import pair_up, tax
+
+    cells = tax(pair_up([each for path in arguments.results for each in read_results(path)]))
+    if arguments.json:
+        _print_json({"cells": [{**asdict(cell), "difference": cell.difference} for cell in cells]})
+        return
+    head, *rows = words.table(cells)
+    terminal.show_table(head, rows)
+    for line in [words.HOW_TO_READ, *words.standing_out(cells)]:
+        terminal.show_line(line)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -318,6 +397,13 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         _name_checkpoints(arguments, rest, parser)
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.run is _apply:
+        if arguments.alpha is None and arguments.pair is None:
+            parser.error("apply: --alpha is required, unless with --pair")
+        if arguments.catalogue is not None and arguments.pair is None:
+            parser.error("apply: --catalogue goes with --pair")
+    if arguments.run is _evaluate and arguments.gamed is not None and not arguments.annotations:
+        parser.error("evaluate: --gamed goes with --annotations")
     if arguments.run is _apply and arguments.out is None and not arguments.dry_run:
         parser.error("apply: --out is required, unless with --dry-run")
     if arguments.run is _train and arguments.out is None and not arguments.dry_run:
@@ -342,6 +428,10 @@ def _name_checkpoints(arguments: argparse.Namespace, rest: Sequence[str], parser
     most = 3 if arguments.run is _compare else 2
     if len(given) > most:
         parser.error(f"at most {most} checkpoints, and {len(given)} are given: {' '.join(given)}")
+    if arguments.run is _apply and (arguments.pair is None) == (not given):
+        parser.error("apply: give THETA0 THETA1, or --pair NAME, and not both")
+    if not given:
+        given = [None]
     alone = [None] if len(given) == 1 else []
     arguments.theta0, arguments.theta1, arguments.aligned = [*alone, *given, None][:3]
 
@@ -357,8 +447,12 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     apply = verbs.add_parser("apply", help="write theta(alpha) as a checkpoint")
-    _add_pair(apply)
-    apply.add_argument("--alpha", type=float, required=True, help="0 is theta1, -1 is theta0, above 0 extrapolates")
+    _add_pair(apply, nargs="*")
+    apply.add_argument("--alpha", type=float, help="0 is theta1, -1 is theta0, above 0 extrapolates")
+    apply.add_argument(
+        "--pair", metavar="NAME", help="a known pair and its published alpha; `llm-expo pairs` lists them"
+    )
+    _add_catalogue(apply)
     apply.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
     apply.add_argument(
         "--merge", action="store_true", help="where theta1 is a LoRA adapter: write a whole model, not an adapter"
@@ -397,17 +491,52 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print the result, or the plan, as JSON")
     train.set_defaults(run=_train)
 
+    pairs = verbs.add_parser("pairs", help="known pairs: the paper's, with published alphas and results")
+    pairs.add_argument("name", nargs="?", metavar="NAME", help="show one: its command, and what it needs")
+    _add_catalogue(pairs)
+    pairs.add_argument("--json", action="store_true", help="print it as JSON")
+    pairs.set_defaults(run=_pairs)
+
+    evaluate = verbs.add_parser("evaluate", help="figures from judgements, and the tax from benchmark results")
+    given = evaluate.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="AlpacaEval's judgements, a file for each model, the reference first",
+    )
+    given.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="benchmark results: what lm-evaluation-harness writes, the reference first, or several models in one file",
+    )
+    evaluate.add_argument(
+        "--gamed",
+        type=Path,
+        metavar="FILE",
+        help="AlpacaEval's df_gamed.csv, for the full length-controlled win rate; without it, the minimal form",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
+    evaluate.set_defaults(run=_evaluate)
+
     demo = verbs.add_parser("demo", help="the whole way on a small real model, in minutes, offline")
     demo.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: %(default)s")
     demo.set_defaults(run=_demo)
     return parser
 
 
-def _add_pair(parser: argparse.ArgumentParser, more: str = "") -> None:
+def _add_catalogue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--catalogue", type=Path, metavar="FILE", help="a catalogue of your own instead of the paper's")
+
+
+def _add_pair(parser: argparse.ArgumentParser, more: str = "", nargs: str = "+") -> None:
     # One argument, since argparse (before 3.13) takes an optional one for absent where options come first.
     parser.add_argument(
         "checkpoints",
-        nargs="+",
+        nargs=nargs,
         metavar="CHECKPOINT",
         help="THETA0 THETA1, before and after preference training: folders, or hub ids with or without @revision; "
         f"THETA1 alone where a record beside it names theta0 (what `llm-expo train` made, differences, adapters){more}",

@@ -125,6 +125,20 @@ def training_watched(every: float = 60.0) -> Iterator[Callable[[Stepped | Kept],
         yield watch
 
 
+def show_line(line: str) -> None:
+    print(_printable(line))
+
+
+def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """The first column is a name, the others are figures."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for place, column in enumerate(head):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    _console(160).print(table)
+
+
 def show_lines(lines: Iterable[tuple[str, str]]) -> None:
     """(what, in words), one below the other."""
     for what, said in lines:
@@ -261,8 +275,9 @@ def show_outcome(outcome: "Outcome", page: str) -> None:
     console.print(Text(f"The report is in {page}."), soft_wrap=True)
 
 
-def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+def _console(width: int = 110) -> Console:
+    """`width` where nobody watches."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 def _table(title: str, rows: "tuple[Row, ...]") -> Table:
