@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_expo.cli import _parser, main
+from llm_expo.cli.main import main, make_parser
 from llm_expo.search import PRESETS
 from llm_expo.testing import tiny_pair
 
@@ -292,9 +292,44 @@ def test_wrong_usage_is_status_2(capsys, arguments):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--replicas 2", "--replicas goes with the engine ray"),
+        ("--on vllm", "the engine vllm needs --vllm-python PATH"),
+        ("--on vllm --vllm-python p --low-memory", "--low-memory goes with the engine transformers or ray"),
+        ("--on ray --tensor-parallel 2", "--tensor-parallel goes with the engine vllm"),
+    ],
+)
+def test_an_option_of_another_engine_is_refused(capsys, options, line):
+    with pytest.raises(SystemExit):
+        main(search(*options.split()))
+    assert line in capsys.readouterr().err
+
+
+def test_vllm_that_cannot_be_run_is_told_before_anything_is_kept(place, capsys):
+    assert "absent cannot be run" in refused(capsys, search("--on", "vllm", "--vllm-python", "absent"))
+    assert not (place / "study" / "study.sqlite").exists()
+
+
+def test_search_on_ray_writes_the_study_of_one_engine(place, capsys):
+    ray = pytest.importorskip("ray")
+    outcomes = []
+    for out, more in (("study", []), ("clustered", ["--on", "ray", "--replicas", "1"])):
+        command = [out if each == "study" else each for each in search(*more, "--json")]
+        assert main(command) == 0
+        outcomes.append(json.loads(capsys.readouterr().out))
+    assert not ray.is_initialized()
+    one, other = (
+        [each["verdict"]] + [(row["alpha"], row["prompts"], row["reward"]) for row in each["search"] + each["confirm"]]
+        for each in outcomes
+    )
+    assert one == other
+
+
 def test_the_papers_intervals_are_taken_as_they_are_written():
     for text, intervals in PRESETS.items():
-        assert _parser().parse_args(search("--strategy", "paper", "--intervals", text)).intervals == intervals
+        assert make_parser().parse_args(search("--strategy", "paper", "--intervals", text)).intervals == intervals
 
 
 def test_version_and_help(capsys):

@@ -58,7 +58,7 @@ def test_imports_run_one_way():
 
 def test_nobody_imports_the_command_line():
     for path in ROOT.rglob("*.py"):
-        assert "cli" not in imported_rooms(path), path
+        assert room(path) == "cli" or "cli" not in imported_rooms(path), path
 
 
 def loaded_by(code: str) -> set[str]:

@@ -103,7 +103,7 @@ def test_checkpoints_may_stand_anywhere(place: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("apply --alpha 1 --out x", "the following arguments are required: CHECKPOINT"),
+        ("apply --alpha 1 --out x", "give THETA0 THETA1, or --pair NAME, and not both"),
         ("apply a b c --alpha 1 --out x", "at most 2 checkpoints, and 3 are given: a b c"),
         ("search a b --scorer s --out x c", "at most 2 checkpoints, and 3 are given: a b c"),
         ("compare a b c d", "at most 3 checkpoints, and 4 are given: a b c d"),

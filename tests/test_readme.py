@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_expo.cli import _parser
+from llm_expo.cli.main import make_parser
 from llm_expo.generation import read_prompts
 from llm_expo.testing import tiny_pair
 
@@ -34,7 +34,7 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("line", [x for block in blocks("sh") for x in block.splitlines() if x.startswith("llm-expo ")])
 def test_the_commands_parse(line):
-    assert _parser().parse_args(shlex.split(line, comments=True)[1:]).run is not None
+    assert make_parser().parse_args(shlex.split(line, comments=True)[1:]).run is not None
 
 
 def test_every_file_in_the_tree_is_there():

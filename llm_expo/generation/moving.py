@@ -1,9 +1,9 @@
 """A loaded model at any alpha, with the bits of what `apply` writes.
 
-`Scaled` is for a theta1 that is an adapter on theta0: no weights move. Of the other two, `InMemory` holds theta0 and
-theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes theta(alpha) with the streaming
-writer and loads that. Parameters are matched by their names in the loaded models, not in the files: transformers
-renames and fuses tensors while it loads, alike on both sides.
+`Still` is one model, which stays where it is; `Scaled` is for a theta1 that is an adapter on theta0. Of the other two,
+`InMemory` holds theta0 and theta1 on the host and overwrites the parameters of one live model; `OnDisk` writes
+theta(alpha) with the streaming writer and loads that. Parameters are matched by their names in the loaded models, not
+in the files: transformers renames and fuses tensors while it loads, alike on both sides.
 """
 
 import gc
@@ -122,6 +122,25 @@ class InMemory:
                     live.copy_(extrapolate(initial, aligned, alpha, out=torch.empty_like(aligned, dtype=self._dtype)))
                 except ExpoError as error:
                     raise ExpoError(f"{name}: {error}") from None
+
+
+class Still:
+    """One model that does not move (`Direction.alone`)."""
+
+    def __init__(
+        self, direction: Direction, device: torch.device, trust_remote_code: bool, dtype: OutputDtype = "keep"
+    ) -> None:
+        kept = "auto" if dtype == "keep" else getattr(torch, dtype)
+        self._live = load(direction.aligned.path, device, trust_remote_code, kept)
+        self._device = device
+
+    def rest(self) -> None:
+        _to(self._live, torch.device("cpu"))
+
+    def at(self, alpha: float) -> PreTrainedModel:
+        if alpha != 0:
+            raise EngineError(f"alpha {alpha}: one model alone has no direction to go in")
+        return _to(self._live, self._device)
 
 
 class Scaled:

@@ -26,7 +26,7 @@ from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError
 from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
-from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, Scaled, fits_in_memory
+from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, Scaled, Still, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.packing import pack
 from llm_expo.generation.parts import cut, in_parts
@@ -48,7 +48,7 @@ class TransformersEngine:
     """Replies of theta(alpha) through transformers, with theta1's tokenizer and chat template at every alpha.
 
     Args:
-        direction: the pair; it has to match (`Direction.check`).
+        direction: the pair; it has to match (`Direction.paired`), unless it is one model alone.
         sampling: how replies are drawn.
         device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
         dtype: what theta(alpha) is rounded to, as `apply` writes it, and computed in; "keep" is theta1's own type.
@@ -70,7 +70,8 @@ class TransformersEngine:
         trust_remote_code: bool = False,
         workers: int | None = None,
     ) -> None:
-        direction.paired()
+        if not direction.is_alone:
+            direction.paired()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         self._direction = direction
@@ -89,6 +90,8 @@ class TransformersEngine:
     @cached_property
     def _live(self) -> LiveModel:
         """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
+        if self._direction.is_alone:
+            return Still(self._direction, self._device, self._trust_remote_code, self._dtype)
         pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
         adapter = adapter_on_theta0(pair)
         if adapter is not None and importlib.util.find_spec("peft") is not None:

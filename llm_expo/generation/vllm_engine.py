@@ -20,6 +20,7 @@ import llm_expo
 from llm_expo.checkpoints import Checkpoint, fingerprint
 from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.header import Tensor
+from llm_expo.errors import EngineError
 from llm_expo.generation.child import Child, question
 from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import folder_at
@@ -48,7 +49,7 @@ class VllmEngine:
     Noise is vLLM's own: each request has a seed, by which the same prompt meets the same noise at every alpha.
 
     Args:
-        direction: the pair; it has to match (`Direction.check`).
+        direction: the pair; it has to match (`Direction.paired`), unless it is one model alone.
         sampling: how replies are drawn.
         python: the interpreter under which vLLM is installed.
         tensor_parallel: over how many devices the model is cut.
@@ -73,7 +74,8 @@ class VllmEngine:
         log: Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        direction.paired()
+        if not direction.is_alone:
+            direction.paired()
         self._direction = direction
         self._sampling = sampling
         self._python = python
@@ -116,7 +118,7 @@ class VllmEngine:
             return
         self._alpha = None
         with ExitStack() as stack:
-            folder, steps = self._direction.aligned.path, _steps(plan(self._direction, alpha, dtype=self._dtype))
+            folder, steps = self._direction.aligned.path, self._steps(alpha)
             if steps is None:
                 folder = stack.enter_context(folder_at(alpha, self._direction, self._scratch, self._dtype))
                 steps = [_loaded(tensor) for tensor in Checkpoint.open(folder).tensors.values()]
@@ -150,6 +152,13 @@ class VllmEngine:
             self.move(alpha)
             prompts, replies = zip(*batch, strict=True)
             yield self._ask("read", prompts=prompts, replies=replies)
+
+    def _steps(self, alpha: float) -> list[dict[str, object]] | None:
+        if not self._direction.is_alone:
+            return _steps(plan(self._direction, alpha, dtype=self._dtype))
+        if alpha != 0:
+            raise EngineError(f"alpha {alpha}: one model alone has no direction to go in")
+        return [_loaded(tensor) for tensor in self._direction.aligned.tensors.values()]
 
     @property
     def _name(self) -> str:

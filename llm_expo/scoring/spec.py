@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm_expo.errors import MissingExtraError, ScorerError
@@ -15,29 +15,24 @@ FORMS = "reward-model:PATH_OR_ID, function:package.module:name, file:SCORES.json
 
 def scorers_from(
     specs: Sequence[str],
+    make: Callable[[str], Scorer],
     *,
     answers: Path,
     prices: tuple[float, float] | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
 ) -> list[Scorer | Comparer]:
     """The scorers of a study: the first one chooses, the others check it.
 
-    Beside what `scorer_from` takes, `judge:MODEL` or `judge:MODEL@URL`, an OpenAI-compatible endpoint.
+    Beside what `make` takes, `judge:MODEL` or `judge:MODEL@URL`, an OpenAI-compatible endpoint.
 
     Args:
+        make: from a spec to its scorer, as `scorer_from` does.
         answers: the file in which judges' answers are kept; it belongs into the study's folder.
         prices: of a million tokens that a judge reads, and of a million that it writes.
 
     Raises:
         ScorerError: a spec is none, stands twice, or cannot be had (a judge is asked whether it is there).
     """
-    scorers = [
-        _judge(spec, answers, prices)
-        if spec.startswith("judge:")
-        else scorer_from(spec, device=device, trust_remote_code=trust_remote_code)
-        for spec in specs
-    ]
+    scorers = [_judge(spec, answers, prices) if spec.startswith("judge:") else make(spec) for spec in specs]
     name, times = Counter(scorer.name for scorer in scorers).most_common(1)[0]
     if times > 1:
         raise ScorerError(f"{name} is given {times} times; a second scorer has to be another one")

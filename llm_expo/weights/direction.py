@@ -142,6 +142,24 @@ class Direction:
         """Open theta0 and theta1; an adapter is seen merged into its base. Arguments and errors as in `Sides.open`."""
         return Sides.open(initial, aligned, base=base, allow_bin=allow_bin, as_given=as_given).merged()
 
+    @classmethod
+    def alone(cls, model: str | os.PathLike[str], *, allow_bin: bool = False) -> "Direction":
+        """One model that need not move: theta1 at alpha 0, for who wants its replies.
+
+        A whole model is its own theta0 (`is_alone`). Of an adapter or a difference, theta0 is what its record names.
+        Raises as `open` does.
+        """
+        located = resolve(model, allow_bin)
+        if holds_adapter(located.folder) or holds_difference(located.folder):
+            return cls.open(None, model, allow_bin=allow_bin)
+        checkpoint = Checkpoint.open(located, allow_bin=allow_bin)
+        return cls(checkpoint, checkpoint)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one model, and so no alpha but 0."""
+        return self.initial is self.aligned
+
     def mismatches(self) -> list[str]:
         """What keeps the two from being extrapolated, a line for each tensor; empty when nothing does.
 

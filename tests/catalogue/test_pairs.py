@@ -10,7 +10,7 @@ import pytest
 from llm_expo.catalogue import COLUMNS, Pair, apply_command, describe, find, read_catalogue, table
 from llm_expo.catalogue.pairs import Gain
 from llm_expo.checkpoints.hub import hub_id
-from llm_expo.cli import _parser
+from llm_expo.cli.main import make_parser
 from llm_expo.errors import CatalogueError
 
 PAIR = '[[pair]]\nname = "mine"\ninitial = "org/sft"\naligned = "org/dpo"\n'
@@ -48,7 +48,7 @@ def test_every_pair_is_one_of_the_hub_and_its_command_parses():
     for pair in read_catalogue():
         assert hub_id(pair.initial)
         assert hub_id(pair.aligned)
-        arguments = _parser().parse_args(apply_command(pair).split()[1:])
+        arguments = make_parser().parse_args(apply_command(pair).split()[1:])
         assert arguments.checkpoints == [pair.initial, pair.aligned]
 
 

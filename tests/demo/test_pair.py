@@ -27,8 +27,8 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_the_demo_searches_as_a_user_would():
-    from llm_expo.cli import _parser
+    from llm_expo.cli.main import make_parser
 
-    parsed = _parser().parse_args(["search", "a", "b", *SEARCH_OPTIONS, "--out", "c"])
+    parsed = make_parser().parse_args(["search", "a", "b", *SEARCH_OPTIONS, "--out", "c"])
     assert parsed.scorer == ["function:llm_expo.demo.positivity:score"]
     assert parsed.write == "ship"

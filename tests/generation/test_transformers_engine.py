@@ -56,6 +56,22 @@ def assert_same_bits(one, other):
         assert torch.equal(one[name].view(torch.uint8), other[name].view(torch.uint8)), name
 
 
+def test_one_model_alone_replies_as_it_does_in_a_pair(pair, engine):
+    alone = TransformersEngine(Direction.alone(pair[1]), SAMPLING, device="cpu")
+    asked = requests(engine, 0, 1, 2)
+    assert next(alone.generate(0.0, [asked])) == next(engine.generate(0.0, [asked]))
+    with pytest.raises(EngineError, match="alpha 0.5: one model alone has no direction"):
+        next(alone.generate(0.5, [asked]))
+
+
+def test_an_adapter_alone_replies_on_the_base_that_it_names(pair, lora):
+    adapter = lora(pair[0], "adapter")
+    directions = Direction.open(pair[0], adapter), Direction.alone(adapter)
+    engines = [TransformersEngine(each, SAMPLING, device="cpu") for each in directions]
+    one, other = (next(each.generate(0.0, [requests(each, 0, 1)])) for each in engines)
+    assert one == other
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_live_weights_are_bit_for_bit_those_that_apply_writes(tmp_path, dtype):
     theta0, theta1 = tiny_pair(tmp_path, dtype=dtype, shard_size="5KB")

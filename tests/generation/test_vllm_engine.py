@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation import Prompt, Request, Sampling
 from llm_expo.generation.child import Child
-from llm_expo.generation.engines import engine_from
 from llm_expo.generation.vllm_engine import _CHILD, _VARIABLES, VllmEngine, _steps
 from llm_expo.testing import WORDS, tiny_pair
 from llm_expo.weights import Direction, _kernel, plan, write
@@ -121,18 +120,6 @@ def test_interpreters_that_will_not_do(pair, tmp_path):
         environment(interpreter(tmp_path))
     with pytest.raises(EngineError, match="ended with status 3: no such thing"):
         environment(interpreter(tmp_path, "echo no such thing >&2", "exit 3"))
-
-
-def test_options_of_the_other_engine(pair, python):
-    direction = Direction.open(*pair)
-    assert engine_from("vllm", direction, SAMPLING, vllm_python=python).settings["engine"] == "vllm/1"
-    assert engine_from("transformers", direction, SAMPLING).settings["engine"].startswith("transformers/")
-    with pytest.raises(EngineError, match="--on vllm needs --vllm-python PATH"):
-        engine_from("vllm", direction, SAMPLING)
-    with pytest.raises(EngineError, match="--low-memory is not for --on vllm; leave it out"):
-        engine_from("vllm", direction, SAMPLING, vllm_python=python, low_memory=True)
-    with pytest.raises(EngineError, match="--tensor-parallel is not for --on transformers; leave it out"):
-        engine_from("transformers", direction, SAMPLING, tensor_parallel=2)
 
 
 def orphan(python: Path, log: Path, fault: str) -> int:

@@ -22,7 +22,7 @@ def test_the_first_chooses_and_the_others_check(server, tmp_path, monkeypatch):
     (tmp_path / "s.jsonl").touch()
     monkeypatch.chdir(tmp_path)
     specs = ["function:my_lengths:score", f"judge:org/m@main@{server.url}", "file:s.jsonl"]
-    scorers = scorers_from(specs, answers=tmp_path / "study" / "answers.sqlite")
+    scorers = scorers_from(specs, scorer_from, answers=tmp_path / "study" / "answers.sqlite")
     assert [each.name for each in scorers] == [specs[0], "judge:org/m@main (prompt 1)", specs[2]]
     assert [isinstance(each, Comparer) for each in scorers] == [False, True, False]
     said = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "four"}]]
@@ -34,7 +34,7 @@ def test_the_first_chooses_and_the_others_check(server, tmp_path, monkeypatch):
 
 def test_one_scorer_is_not_two(tmp_path):
     with pytest.raises(ScorerError, match="function:math:fsum is given 2 times; a second scorer has to be another one"):
-        scorers_from(["function:math:fsum", "function:math:fsum"], answers=tmp_path / "a")
+        scorers_from(["function:math:fsum", "function:math:fsum"], scorer_from, answers=tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_model_and_its_address(text, parts):
 )
 def test_specs_that_are_none(tmp_path, spec, words):
     with pytest.raises(ScorerError, match=words):
-        scorers_from([spec], answers=tmp_path / "a")
+        scorers_from([spec], scorer_from, answers=tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -77,4 +77,4 @@ def test_without_the_client(tmp_path, monkeypatch):
     with pytest.raises(
         MissingExtraError, match=r"openai is not installed; it comes with: pip install 'llm-expo\[judge\]'"
     ):
-        scorers_from(["judge:m"], answers=tmp_path / "a")
+        scorers_from(["judge:m"], scorer_from, answers=tmp_path / "a")

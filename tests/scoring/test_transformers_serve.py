@@ -13,7 +13,7 @@ import pytest
 
 from llm_expo.demo.pair import write_theta0
 from llm_expo.errors import ScorerError
-from llm_expo.scoring import rewards, scorers_from
+from llm_expo.scoring import rewards, scorer_from, scorers_from
 from llm_expo.scoring.answers import Question
 from llm_expo.scoring.endpoint import Endpoint
 
@@ -70,7 +70,7 @@ def test_a_real_model_answers_is_told_to_be_no_judge_and_is_not_asked_twice(serv
     assert len({answer.text for answer in answers}) == 3
 
     # 135M parameters are too few for a judge: it takes whatever is shown first, or repeats what it was told.
-    [judge] = scorers_from([f"judge:{model}@{url}"], answers=tmp_path / "answers.sqlite")
+    [judge] = scorers_from([f"judge:{model}@{url}"], scorer_from, answers=tmp_path / "answers.sqlite")
     paris, rain = said("What is the capital of France?", "Paris."), said("Write a haiku about rain.", HAIKU)
     assert rewards(judge, [paris, rain], ["I like bananas.", "No."]) == [0.5, 0.5]
     assert (judge.record().first, judge.record().weighted, judge.record().none) == (1.0, 0, 0)

@@ -1,0 +1,165 @@
+"""What makes replies and what scores them, from the options of a verb: sampling, engine, scorers."""
+
+import argparse
+import sys
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_expo.cli.options import Refuse, positive
+from llm_expo.errors import ExpoError
+
+if TYPE_CHECKING:
+    from llm_expo.generation import Engine, Sampling
+    from llm_expo.scoring import Comparer, Scorer
+    from llm_expo.weights import Direction
+
+_REPLICAS = 2
+_GO_WITH = {
+    "transformers": ("low_memory",),
+    "vllm": ("vllm_python", "tensor_parallel", "device_memory"),
+    "ray": ("replicas", "ray_address", "low_memory"),
+}
+"""Options that are of no use to every engine, and whose they are."""
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How replies are drawn; `sampling_of` reads them."""
+    sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
+    sampling.add_argument("--temperature", type=float, default=0.7)
+    sampling.add_argument("--top-k", type=int, default=50)
+    sampling.add_argument("--top-p", type=float, default=0.9)
+    sampling.add_argument("--presence-penalty", type=float, default=0.1)
+    sampling.add_argument("--frequency-penalty", type=float, default=0.1)
+    sampling.add_argument("--seed", type=int, default=42)
+    sampling.add_argument("--max-tokens", type=int, default=2048, help="of a reply; default: %(default)s")
+
+
+def add_engine_options(parser: argparse.ArgumentParser, *flags: str) -> "argparse._ArgumentGroup":
+    """What makes the replies, and where; `engine_of` reads them.
+
+    flags: those of the engine itself. Returns the group, for what else is the machine's.
+    """
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", help="such as cpu or cuda (with vllm, of reward models only); default: a GPU if any")
+    group.add_argument(
+        "--dtype",
+        choices=("keep", "float32", "bfloat16", "float16"),
+        default="keep",
+        help="what theta(alpha) is rounded to and computed in, and written as; default: theta1's",
+    )
+    group.add_argument(
+        *flags,
+        dest="engine",
+        choices=("transformers", "vllm", "ray"),
+        default="transformers",
+        help="what makes the replies: transformers here, vLLM in a process of its own, or transformers in several "
+        "replicas on a Ray cluster; default: %(default)s",
+    )
+    group.add_argument("--replicas", type=positive, help=f"with ray; default: {_REPLICAS}")
+    group.add_argument(
+        "--ray-address", metavar="HOST:PORT", help="with ray: a cluster that runs; default: this machine alone"
+    )
+    group.add_argument(
+        "--vllm-python", type=Path, metavar="PATH", help="with vllm: the Python under which vLLM is installed"
+    )
+    group.add_argument("--tensor-parallel", type=positive, metavar="N", help="with vllm: GPUs that share the model")
+    group.add_argument("--device-memory", type=float, metavar="SHARE", help="with vllm: of each GPU, 0 to 1")
+    group.add_argument(
+        "--low-memory", action="store_true", help="write each theta(alpha) to disk instead of holding both checkpoints"
+    )
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="let Python code in the checkpoints and the reward model run"
+    )
+    return group
+
+
+def check_engine(arguments: argparse.Namespace, refuse: Refuse) -> None:
+    """Refuse what is another engine's, and an engine without what it needs."""
+    for name in sorted({name for names in _GO_WITH.values() for name in names}):
+        engines = [engine for engine, names in _GO_WITH.items() if name in names]
+        if getattr(arguments, name) not in (None, False) and arguments.engine not in engines:
+            refuse(f"--{name.replace('_', '-')} goes with the engine {' or '.join(engines)}")
+    if arguments.engine == "vllm" and arguments.vllm_python is None:
+        refuse("the engine vllm needs --vllm-python PATH, the Python under which vLLM is installed (docs/engines.md)")
+
+
+def sampling_of(arguments: argparse.Namespace) -> "Sampling":
+    """The sampling that the options state."""
+    from llm_expo.generation import Sampling
+
+    return Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
+
+
+def engine_of(arguments: argparse.Namespace, direction: "Direction", sampling: "Sampling", held: ExitStack) -> "Engine":
+    """The engine that was asked for; what has to be given back afterwards is left to `held`."""
+    shared: dict[str, Any] = {
+        "dtype": arguments.dtype,
+        "scratch": arguments.out / "scratch",
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+    match arguments.engine:
+        case "vllm":
+            from llm_expo.generation.vllm_engine import VllmEngine
+
+            return VllmEngine(
+                direction,
+                sampling,
+                python=arguments.vllm_python,
+                tensor_parallel=arguments.tensor_parallel or 1,
+                memory=arguments.device_memory,
+                log=arguments.out / "vllm.log",
+                **shared,
+            )
+        case "ray":
+            from llm_expo.generation.ray_engine import ray_engine_from
+
+            # Ray tells of lost nodes on standard output, where nothing but the result belongs.
+            held.enter_context(redirect_stdout(sys.stderr))
+            return held.enter_context(
+                ray_engine_from(
+                    direction,
+                    sampling,
+                    replicas=arguments.replicas or _REPLICAS,
+                    address=arguments.ray_address,
+                    device=arguments.device,
+                    low_memory=arguments.low_memory,
+                    **shared,
+                )
+            )
+        case _:
+            from llm_expo.generation import TransformersEngine
+
+            device = _device(arguments.device)
+            return TransformersEngine(direction, sampling, device=device, low_memory=arguments.low_memory, **shared)
+
+
+def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer | Comparer]":
+    """The scorers that `--scorer` names; with Ray, reward models in as many replicas as the engine."""
+    from llm_expo.scoring import Scorer, scorer_from, scorers_from
+
+    usual: dict[str, Any] = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+
+    def make(spec: str) -> Scorer:
+        if arguments.engine != "ray" or not spec.startswith("reward-model:"):
+            return scorer_from(spec, **usual)
+        from llm_expo.scoring.ray_scorer import ray_scorer_from
+
+        replicas = arguments.replicas or _REPLICAS
+        return held.enter_context(ray_scorer_from(spec, replicas=replicas, address=arguments.ray_address, **usual))
+
+    return scorers_from(arguments.scorer, make, answers=arguments.out / "answers.sqlite", prices=arguments.judge_prices)
+
+
+def _device(name: str | None) -> str:
+    """The device that was asked for, if this machine has it; else a GPU if there is one."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        raise ExpoError(f"--device {name}: {str(error).splitlines()[0].split('. ')[0]}") from None
+    return name

@@ -1,0 +1,85 @@
+"""All verbs, and what becomes of errors."""
+
+import argparse
+import io
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+
+import llm_expo
+from llm_expo.cli import apply, compare, demo, evaluate, pairs, search, train
+from llm_expo.errors import ExpoError
+
+VERBS: dict[ModuleType, str] = {
+    apply: "write theta(alpha) as a checkpoint",
+    compare: "how far two checkpoints lie apart, or three, and what they look like",
+    search: "find alpha by inference, confirm it on fresh prompts, write the model",
+    train: "preference training by a recipe, to make a pair of one's own",
+    pairs: "known pairs: the paper's, with published alphas and results",
+    evaluate: "figures from judgements, and the tax from benchmark results",
+    demo: "the whole way on a small real model, in minutes, offline",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb. Returns the exit status: 0, 1 for an error that is told in one line, 130 when interrupted.
+
+    `search --require-ship` returns 3 on any verdict but SHIP; argparse itself exits with 2 on wrong usage.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± or ─ shows a question mark
+    arguments = parsed(argv)
+    logging.basicConfig(format="llm-expo: %(message)s", stream=sys.stderr)
+    logging.getLogger("llm_expo").setLevel(logging.INFO)
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    try:
+        return run(arguments) or 0
+    except ExpoError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        print("llm-expo: interrupted; nothing is half-written; run it again, and it goes on", file=sys.stderr)
+        return 130
+
+
+def _failed(message: str) -> int:
+    from llm_expo import terminal
+
+    terminal.note(f"llm-expo: error: {message}")
+    return 1
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, those refused that another one makes meaningless. Exits with 2 on wrong usage."""
+    parser = make_parser()
+    # argparse takes all checkpoints where the first one stands; those behind an option are left over.
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and ("checkpoints" not in arguments or any(each.startswith("-") for each in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if "checkpoints" in arguments:
+        arguments.checkpoints = [*arguments.checkpoints, *rest]
+    if arguments.check is not None:
+        arguments.check(arguments)
+    return arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="llm-expo",
+        description="Make an aligned language model better without training it: "
+        "theta(alpha) = theta1 + alpha * (theta1 - theta0).",
+        epilog="theta0 is the SFT checkpoint, theta1 the same model after preference training (DPO, RLHF, ...).",
+    )
+    parser.add_argument("--version", action="version", version=f"llm-expo {llm_expo.__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for verb, help_ in VERBS.items():
+        options = verbs.add_parser(verb.__name__.rpartition(".")[2], help=help_)
+        verb.add_options(options)
+        check = partial(verb.check, refuse=options.error) if hasattr(verb, "check") else None
+        options.set_defaults(run=verb.run, check=check)
+    return parser
