@@ -82,6 +82,29 @@ def search_watched() -> "Iterator[Callable[[Event], None]]":
 
 
 @contextmanager
+def counted() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with an estimate for one thing after the other: what it is, how many are done, how many are wanted."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None)
+
+        def watch(what: str, done: int, of: int) -> None:
+            if progress.tasks[0].description != what:
+                note(what)
+                progress.reset(task, description=what, total=of)
+            progress.update(task, completed=done, total=of)
+
+        yield watch
+
+
+@contextmanager
 def search_logged() -> "Iterator[Callable[[Event], None]]":
     """The same as JSON on standard error, an object a line."""
     from llm_expo.report.record import event_as_json

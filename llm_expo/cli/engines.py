@@ -1,18 +1,21 @@
-"""What makes replies and what scores them, from the options of a verb: sampling, engine, scorers."""
+"""What makes replies and what scores them, from the options of a verb: sampling, engine, scorers, a judge."""
 
 import argparse
 import sys
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_expo.cli.options import Refuse, positive
+from llm_expo.cli.options import Refuse, numbers, positive
 from llm_expo.errors import ExpoError
 
 if TYPE_CHECKING:
+    from llm_expo.evaluation.models import Model
     from llm_expo.generation import Engine, Sampling
     from llm_expo.scoring import Comparer, Scorer
+    from llm_expo.scoring.endpoint import Endpoint
     from llm_expo.weights import Direction
 
 _REPLICAS = 2
@@ -75,6 +78,24 @@ def add_engine_options(parser: argparse.ArgumentParser, *flags: str) -> "argpars
     return group
 
 
+def add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """Who judges; `judge_of` reads them."""
+    parser.add_argument(
+        "--judge", metavar="MODEL@URL", help="an OpenAI-compatible endpoint (docs/scoring.md); without URL, OpenAI's"
+    )
+    add_judge_prices(parser)
+
+
+def add_judge_prices(parser: argparse.ArgumentParser) -> None:
+    """What a judge costs."""
+    parser.add_argument(
+        "--judge-prices",
+        type=_prices,
+        metavar="IN,OUT",
+        help="of a million tokens that a judge reads, and writes: its bill is then told",
+    )
+
+
 def check_engine(arguments: argparse.Namespace, refuse: Refuse) -> None:
     """Refuse what is another engine's, and an engine without what it needs."""
     for name in sorted({name for names in _GO_WITH.values() for name in names}):
@@ -135,6 +156,28 @@ def engine_of(arguments: argparse.Namespace, direction: "Direction", sampling: "
             return TransformersEngine(direction, sampling, device=device, low_memory=arguments.low_memory, **shared)
 
 
+def opened(arguments: argparse.Namespace, sampling: "Sampling") -> "Callable[[Model], AbstractContextManager[Engine]]":
+    """From a model to the engine that makes its replies, for as long as it is wanted."""
+
+    @contextmanager
+    def engine(model: "Model") -> "Iterator[Engine]":
+        from llm_expo.weights import Direction
+
+        with ExitStack() as held:
+            yield engine_of(arguments, Direction.alone(model.place), sampling, held)
+
+    return engine
+
+
+def judge_of(arguments: argparse.Namespace) -> "Endpoint | None":
+    """The judge that `--judge` names, if any; its answers are kept in OUT/answers.sqlite."""
+    if arguments.judge is None:
+        return None
+    from llm_expo.scoring.spec import endpoint_from
+
+    return endpoint_from(arguments.judge, arguments.out / "answers.sqlite", arguments.judge_prices)
+
+
 def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer | Comparer]":
     """The scorers that `--scorer` names; with Ray, reward models in as many replicas as the engine."""
     from llm_expo.scoring import Scorer, scorer_from, scorers_from
@@ -163,3 +206,10 @@ def _device(name: str | None) -> str:
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise ExpoError(f"--device {name}: {str(error).splitlines()[0].split('. ')[0]}") from None
     return name
+
+
+def _prices(text: str) -> tuple[float, float]:
+    prices = numbers(text)
+    if len(prices) != 2 or min(prices) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two prices, as in 0.25,2")
+    return prices[0], prices[1]

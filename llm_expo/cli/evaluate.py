@@ -1,80 +1,71 @@
 """`llm-expo evaluate`: the paper's yardsticks, with errors."""
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
-from llm_expo.cli.options import Refuse, print_json
+from llm_expo.cli.engines import add_engine_options, add_judge_options, add_sampling_options, check_engine
+from llm_expo.cli.options import Refuse, positive
+from llm_expo.cli.yardsticks import alpaca_eval, lm_eval
+
+YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """All of `evaluate`'s."""
-    given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument(
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="PLACE or NAME=PLACE, the reference first: a checkpoint (folder, hub id, adapter, difference), or a file "
+        "of what a model answered elsewhere",
+    )
+    parser.add_argument("--on", choices=tuple(YARDSTICKS), help="the yardstick")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="what is made is kept here; run again, it goes on")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N questions only, to try it out")
+    parser.add_argument(
         "--annotations",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="AlpacaEval's judgements, a file for each model, the reference first",
+        help="instead of models: AlpacaEval's judgements, a file for each model, the reference first",
     )
-    given.add_argument(
+    parser.add_argument(
         "--results",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="benchmark results: what lm-evaluation-harness writes, the reference first, or several models in one file",
-    )
-    parser.add_argument(
-        "--gamed",
-        type=Path,
-        metavar="FILE",
-        help="AlpacaEval's df_gamed.csv, for the full length-controlled win rate; without it, the minimal form",
+        help="instead of models: benchmark results, what lm-evaluation-harness writes, the reference first, or "
+        "several models in one file",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_judge_options(parser)
+    for yardstick in YARDSTICKS.values():
+        yardstick.add_options(parser)
+    add_sampling_options(parser)
+    machine = add_engine_options(parser, "--engine")
+    machine.add_argument("--batch-size", type=positive, default=32, help="prompts at once; default: %(default)s")
 
 
 def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
     """Refuse what does not go together."""
-    if arguments.gamed is not None and not arguments.annotations:
-        refuse("--gamed goes with --annotations")
+    given = [arguments.models, arguments.annotations, arguments.results]
+    if sum(map(bool, given)) != 1:
+        refuse("give MODEL... --on YARDSTICK --out DIR, or --annotations FILE..., or --results FILE...")
+    if arguments.models and (arguments.on is None or arguments.out is None):
+        refuse("--on and --out are required with MODEL")
+    if arguments.gamed is not None and arguments.results:
+        refuse("--gamed goes with --on alpaca_eval or --annotations")
+    check_engine(arguments, refuse)
+    if arguments.on is not None:
+        YARDSTICKS[arguments.on].check(arguments, refuse)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Show figures of what was judged or measured elsewhere."""
-    if arguments.results:
-        _evaluate_results(arguments)
+    """Measure models, or show figures of what was judged or measured elsewhere."""
+    if arguments.annotations:
+        alpaca_eval.run_annotations(arguments)
+    elif arguments.results:
+        lm_eval.run_results(arguments)
     else:
-        _evaluate_annotations(arguments)
-
-
-def _evaluate_annotations(arguments: argparse.Namespace) -> None:
-    from llm_expo import terminal
-    from llm_expo.evaluation.alpaca_eval import words
-    from llm_expo.evaluation.alpaca_eval.annotations import read_annotations
-    from llm_expo.evaluation.alpaca_eval.companion import read_companion
-    from llm_expo.evaluation.alpaca_eval.comparison import compare_models
-
-    companion = None if arguments.gamed is None else read_companion(arguments.gamed)
-    compared = compare_models([read_annotations(path) for path in arguments.annotations], companion)
-    if arguments.json:
-        print_json(asdict(compared))
-        return
-    terminal.show_table(words.COLUMNS, words.table(compared))
-    for line in words.lines(compared):
-        terminal.show_line(line)
-
-
-def _evaluate_results(arguments: argparse.Namespace) -> None:
-    from llm_expo import terminal
-    from llm_expo.evaluation.lm_eval import words
-    from llm_expo.evaluation.lm_eval.results import read_results
-    from llm_expo.evaluation.lm_eval.tax import pair_up, tax
-
-    cells = tax(pair_up([each for path in arguments.results for each in read_results(path)]))
-    if arguments.json:
-        print_json({"cells": [{**asdict(cell), "difference": cell.difference} for cell in cells]})
-        return
-    head, *rows = words.table(cells)
-    terminal.show_table(head, rows)
-    for line in [words.HOW_TO_READ, *words.standing_out(cells)]:
-        terminal.show_line(line)
+        YARDSTICKS[arguments.on].run(arguments)

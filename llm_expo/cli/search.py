@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_expo.cli.engines import (
     add_engine_options,
+    add_judge_prices,
     add_sampling_options,
     check_engine,
     engine_of,
@@ -32,12 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "(conversations to floats), judge:MODEL@URL or file:SCORES.jsonl (docs/scoring.md); give it twice: the "
         "first one chooses, and cannot see it if it is being gamed, the second one checks",
     )
-    parser.add_argument(
-        "--judge-prices",
-        type=_prices,
-        metavar="IN,OUT",
-        help="of a million tokens that a judge reads, and writes: its bill is then in the report",
-    )
+    add_judge_prices(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="STUDY", help="study folder; an unfinished one goes on"
     )
@@ -175,10 +171,3 @@ def _strategy(arguments: argparse.Namespace) -> "Strategy":
             return Grid(arguments.alphas) if arguments.alphas else Grid()
     budget = Budget.parse(arguments.budget) if arguments.budget else None
     return Race(budget, arguments.alphas) if arguments.alphas else Race(budget)
-
-
-def _prices(text: str) -> tuple[float, float]:
-    prices = numbers(text)
-    if len(prices) != 2 or min(prices) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two prices, as in 0.25,2")
-    return prices[0], prices[1]

@@ -9,6 +9,26 @@ from typing import Any
 from llm_expo.errors import EvaluationError
 
 
+def fetched(place: str) -> Path:
+    """A path, or a file of a data set on the hub, hub:ORG/DATASET/FILE, which is fetched unless the cache has it.
+
+    Raises EvaluationError where it cannot be had.
+    """
+    if not place.startswith("hub:"):
+        return Path(place)
+    organisation, _, rest = place.removeprefix("hub:").partition("/")
+    dataset, _, name = rest.partition("/")
+    if not name:
+        raise EvaluationError(f"{place}: not a file of a data set; write hub:ORG/DATASET/FILE")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(f"{organisation}/{dataset}", name, repo_type="dataset"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise EvaluationError(f"{place}: cannot be fetched: {error}; give a file of your own instead") from None
+
+
 def load_json(path: Path) -> Any:
     """Raises EvaluationError, naming the file."""
     try:
@@ -22,6 +42,28 @@ def load_json(path: Path) -> Any:
         raise EvaluationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{path}: not JSON: {error}") from None
+
+
+def load_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file that is only ever added to; a last line that a kill cut off is taken away.
+
+    Raises EvaluationError, naming file and line.
+    """
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    records = []
+    for number, line in enumerate(raw[:whole].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise EvaluationError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise EvaluationError(f"{path}, line {number}: not an object")
+        records.append(record)
+    return records
 
 
 def save_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ endpoint offers, to keep every answer, and to say in one line what is wrong. Kno
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,11 +115,14 @@ class Endpoint:
         except (openai.OpenAIError, ValueError):
             pass  # not every server lists its models, and not every key may
 
-    def ask(self, asker: str, questions: Sequence[Question]) -> list[Answer | Refusal]:
+    def ask(
+        self, asker: str, questions: Sequence[Question], progress: Callable[[int, int], None] | None = None
+    ) -> list[Answer | Refusal]:
         """The answers in order; each is kept as soon as it is there, whatever happens to the others.
 
         Args:
             asker: what the answers are filed under; it has to name the model, and what else they depend on.
+            progress: called with the answers that there are, and those that are wanted.
 
         Raises:
             ScorerError: the endpoint is down, refuses the key, does not know the model, or speaks another protocol;
@@ -130,8 +133,11 @@ class Endpoint:
         with Answers.open(self._answers, asker) as kept:
             known: dict[str, Answer | Refusal] = {**kept.find(questions)}
             missing = {each.key: each for each in questions if each.key not in known}
+            wanted = len(known) + len(missing)
             for key, answer in self._each(missing):
                 known[key] = answer
+                if progress is not None:
+                    progress(len(known), wanted)
                 if isinstance(answer, Answer):
                     kept.add(missing[key], answer)
             refusal = next((each for each in known.values() if isinstance(each, Refusal)), None)

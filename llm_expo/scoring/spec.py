@@ -4,11 +4,15 @@ import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_expo.errors import MissingExtraError, ScorerError
 from llm_expo.scoring.file import FileScorer
 from llm_expo.scoring.function import load_function
 from llm_expo.scoring.scorer import Comparer, Scorer
+
+if TYPE_CHECKING:
+    from llm_expo.scoring.endpoint import Endpoint
 
 FORMS = "reward-model:PATH_OR_ID, function:package.module:name, file:SCORES.jsonl"
 
@@ -57,16 +61,26 @@ def scorer_from(spec: str, *, device: str | None = None, trust_remote_code: bool
     raise ScorerError(f"{spec!r} is no scorer; write {FORMS} or judge:MODEL@URL")
 
 
-def _judge(spec: str, answers: Path, prices: tuple[float, float] | None) -> Comparer:
-    model, url = _model_and_url(spec.removeprefix("judge:"))
+def endpoint_from(spec: str, answers: Path, prices: tuple[float, float] | None = None) -> "Endpoint":
+    """The endpoint MODEL or MODEL@URL.
+
+    Raises ScorerError where it names no model or no usable address, MissingExtraError without the client.
+    """
+    model, url = _model_and_url(spec)
     if not model:
-        raise ScorerError(f"{spec!r} names no model; write judge:MODEL, or judge:MODEL@http://HOST:PORT/v1")
+        raise ScorerError(f"{spec!r} names no model; write MODEL, or MODEL@http://HOST:PORT/v1")
     if importlib.util.find_spec("openai") is None:
         raise MissingExtraError("openai", "judge")
     from llm_expo.scoring.endpoint import Endpoint
+
+    return Endpoint(model, answers, url=url, prices=prices)
+
+
+def _judge(spec: str, answers: Path, prices: tuple[float, float] | None) -> Comparer:
+    endpoint = endpoint_from(spec.removeprefix("judge:"), answers, prices)
     from llm_expo.scoring.judge import JudgeScorer
 
-    judge = JudgeScorer(Endpoint(model, answers, url=url, prices=prices))
+    judge = JudgeScorer(endpoint)
     judge.check()
     return judge
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,13 @@ def read_template(path: Path | None = None) -> Template:
     return _template(path.name, text, f"{path}: ")
 
 
-def annotate(outputs: Outputs, baseline: Outputs, endpoint: Endpoint, template: Template) -> Annotations:
+def annotate(
+    outputs: Outputs,
+    baseline: Outputs,
+    endpoint: Endpoint,
+    template: Template,
+    progress: Callable[[int, int], None] | None = None,
+) -> Annotations:
     """Each output judged against the baseline's; equal texts are a draw, unasked. The endpoint keeps every answer.
 
     Raises:
@@ -84,13 +91,13 @@ def annotate(outputs: Outputs, baseline: Outputs, endpoint: Endpoint, template: 
         ScorerError: the endpoint fails.
     """
     instructions = same_instructions(outputs, baseline)
-    name = f"{endpoint.model} ({template.name})"
+    name = _name(endpoint, template)
     asked = [each for each in instructions if outputs.texts[each] != baseline.texts[each]]
     questions = []
     for each in asked:
         first, second = baseline.texts[each], outputs.texts[each]
         questions.append(template.question(each, *((second, first) if switched(each) else (first, second))))
-    answers = dict(zip(asked, endpoint.ask(f"alpaca_eval:{name}", questions), strict=True))
+    answers = dict(zip(asked, endpoint.ask(asker(endpoint, template), questions, progress), strict=True))
     shares = {each: _share(answers[each], switched(each)) for each in asked}
     _refuse_without(name, answers, shares)
     items = tuple(
@@ -98,6 +105,15 @@ def annotate(outputs: Outputs, baseline: Outputs, endpoint: Endpoint, template: 
         for place, each in enumerate(instructions)
     )
     return Annotations(outputs.source, outputs.generator, baseline.generator, name, True, items)
+
+
+def asker(endpoint: Endpoint, template: Template) -> str:
+    """What the judge's answers are filed under."""
+    return f"alpaca_eval:{_name(endpoint, template)}"
+
+
+def _name(endpoint: Endpoint, template: Template) -> str:
+    return f"{endpoint.model} ({template.name})"
 
 
 def switched(instruction: str) -> bool:

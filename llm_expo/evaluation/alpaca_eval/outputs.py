@@ -4,12 +4,16 @@ Its leaderboard tools read what is written here, and outputs made elsewhere are 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from llm_expo import records
 from llm_expo.errors import EvaluationError
 from llm_expo.evaluation.files import load_json, save_json
+
+BASELINE = "hub:tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json"
+"""AlpacaEval 2.0's instructions with the outputs of its baseline, GPT-4 Turbo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,16 @@ def write_outputs(path: Path, outputs: Outputs) -> None:
             for instruction, text in outputs.texts.items()
         ],
     )
+
+
+def first(outputs: Outputs, count: int | None) -> Outputs:
+    """Those to the first `count` instructions; None is all."""
+    return replace(outputs, texts=dict(islice(outputs.texts.items(), count)))
+
+
+def within(outputs: Outputs, baseline: Outputs) -> Outputs:
+    """Those to the baseline's instructions."""
+    return replace(outputs, texts={each: text for each, text in outputs.texts.items() if each in baseline.texts})
 
 
 def same_instructions(outputs: Outputs, baseline: Outputs) -> Sequence[str]:
