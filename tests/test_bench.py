@@ -64,7 +64,7 @@ def test_bench_strategies_replays_tables_and_worlds(tmp_path: Path) -> None:
         ]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
     out = tmp_path / "results.json"
-    command = [sys.executable, BENCH / "strategies.py", tmp_path / "pair.parquet", "--worlds", "usual"]
+    command = [sys.executable, BENCH / "strategies", tmp_path / "pair.parquet", "--worlds", "usual"]
     command += ["--replays", "4", "--prompts", "64", "--out", out]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr

@@ -10,7 +10,7 @@ Rule = Literal["best", "one-se", "fluent"]
 
 DOUBT = 0.5
 """Theta1 is kept if nothing leads it by so many standard errors. Such a lead is hardly ever confirmed: without this, a
-useless direction ships twice as often, and a good one no more often (bench/strategies.py --worlds)."""
+useless direction ships twice as often, and a good one no more often (bench/strategies --worlds)."""
 
 
 def choose(seen: Seen, rule: Rule = "best", fluent: Container[float] = ()) -> float:
