@@ -45,7 +45,11 @@ def add_engine_options(parser: argparse.ArgumentParser, *flags: str) -> "argpars
     flags: those of the engine itself. Returns the group, for what else is the machine's.
     """
     group = parser.add_argument_group("machine")
-    group.add_argument("--device", help="such as cpu or cuda (with vllm, of reward models only); default: a GPU if any")
+    group.add_argument(
+        "--device",
+        help="such as cpu or cuda; auto spreads the model over all GPUs (transformers only); default: a GPU if any. "
+        "With vllm it is for reward models",
+    )
     group.add_argument(
         "--dtype",
         choices=("keep", "float32", "bfloat16", "float16"),
@@ -102,6 +106,8 @@ def check_engine(arguments: argparse.Namespace, refuse: Refuse) -> None:
         engines = [engine for engine, names in _GO_WITH.items() if name in names]
         if getattr(arguments, name) not in (None, False) and arguments.engine not in engines:
             refuse(f"--{name.replace('_', '-')} goes with the engine {' or '.join(engines)}")
+    if arguments.device == "auto" and arguments.engine != "transformers":
+        refuse("--device auto goes with the engine transformers")
     if arguments.engine == "vllm" and arguments.vllm_python is None:
         refuse("the engine vllm needs --vllm-python PATH, the Python under which vLLM is installed (docs/engines.md)")
 
@@ -182,7 +188,8 @@ def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer |
     """The scorers that `--scorer` names; with Ray, reward models in as many replicas as the engine."""
     from llm_expo.scoring import Scorer, scorer_from, scorers_from
 
-    usual: dict[str, Any] = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    device = None if arguments.device == "auto" else arguments.device  # a reward model takes one
+    usual: dict[str, Any] = {"device": device, "trust_remote_code": arguments.trust_remote_code}
 
     def make(spec: str) -> Scorer:
         if arguments.engine != "ray" or not spec.startswith("reward-model:"):
@@ -196,9 +203,11 @@ def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer |
 
 
 def _device(name: str | None) -> str:
-    """The device that was asked for, if this machine has it; else a GPU if there is one."""
+    """The device that was asked for, if this machine has it; a GPU, if there is one, by default."""
     import torch
 
+    if name == "auto":
+        return name
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 import torch
@@ -27,6 +27,9 @@ from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError
 from llm_expo.weights import Direction, OutputDtype, plan, write
 from llm_expo.weights.memory import DTYPES, Span, extrapolate, move, spans
+
+Device = torch.device | Literal["auto"]
+"""Where the live model is; "auto" spreads its layers over all GPUs that there are, by accelerate."""
 
 
 class LiveModel(Protocol):
@@ -45,7 +48,7 @@ class InMemory:
     def __init__(
         self,
         direction: Direction,
-        device: torch.device,
+        device: Device,
         trust_remote_code: bool,
         scratch: Path | None = None,
         dtype: OutputDtype = "keep",
@@ -128,7 +131,7 @@ class Still:
     """One model that does not move (`Direction.alone`)."""
 
     def __init__(
-        self, direction: Direction, device: torch.device, trust_remote_code: bool, dtype: OutputDtype = "keep"
+        self, direction: Direction, device: Device, trust_remote_code: bool, dtype: OutputDtype = "keep"
     ) -> None:
         kept = "auto" if dtype == "keep" else getattr(torch, dtype)
         self._live = load(direction.aligned.path, device, trust_remote_code, kept)
@@ -150,7 +153,7 @@ class Scaled:
         self,
         direction: Direction,
         adapter: Adapter,
-        device: torch.device,
+        device: Device,
         trust_remote_code: bool,
         dtype: OutputDtype = "keep",
     ) -> None:
@@ -180,7 +183,7 @@ class OnDisk:
     def __init__(
         self,
         direction: Direction,
-        device: torch.device,
+        device: Device,
         trust_remote_code: bool,
         scratch: Path | None = None,
         dtype: OutputDtype = "keep",
@@ -231,13 +234,18 @@ def folder_at(alpha: float, direction: Direction, scratch: Path | None, dtype: O
 
 
 def load(
-    path: Path, device: torch.device, trust_remote_code: bool, dtype: torch.dtype | str | None = "auto"
+    path: Path, device: Device, trust_remote_code: bool, dtype: torch.dtype | str | None = "auto"
 ) -> PreTrainedModel:
     """The causal language model of a folder, whole or not at all: transformers fills in missing weights at random."""
     loaded: Any  # the pair of model and loading report that `output_loading_info` makes of it, unknown to its type
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
+            path,
+            dtype=dtype,
+            device_map="auto" if device == "auto" else None,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise EngineError(f"{path}: transformers cannot load it: {error}") from None
@@ -249,9 +257,9 @@ def load(
     return _to(model.eval().requires_grad_(False), device)
 
 
-def _to(model: Any, device: torch.device) -> PreTrainedModel:
+def _to(model: Any, device: Device) -> PreTrainedModel:
     try:
-        moved: PreTrainedModel = model.to(device)
+        moved: PreTrainedModel = model if device == "auto" else model.to(device)
     except torch.OutOfMemoryError:
         raise EngineError(
             f"the model does not fit on {device} beside what is there; take another --device, or --take-turns if "
@@ -260,7 +268,12 @@ def _to(model: Any, device: torch.device) -> PreTrainedModel:
     return moved
 
 
-def fits_in_memory(direction: Direction, device: torch.device) -> bool:
+def on_cpu(device: Device) -> bool:
+    """Whether nothing is computed on a GPU."""
+    return not torch.cuda.is_available() if device == "auto" else device.type == "cpu"
+
+
+def fits_in_memory(direction: Direction, device: Device) -> bool:
     """Whether `InMemory` may be used: no adapters, one float type a side, memory for all copies and a tenth more."""
     initial, aligned = direction.initial, direction.aligned
     # An adapter's merged weights are rounded to the base's type when they are written, so that one would move from
@@ -270,7 +283,7 @@ def fits_in_memory(direction: Direction, device: torch.device) -> bool:
     if any(_file_dtype(side) is None for side in (initial, aligned)):
         return False
     # On a CPU the live model, and its linear layers once more (`packing`).
-    copies = [initial, aligned] + ([aligned, aligned] if device.type == "cpu" else [])
+    copies = [initial, aligned] + ([aligned, aligned] if on_cpu(device) else [])
     needed = sum(_loaded_size(side) for side in copies)
     return 1.1 * needed < _available_memory()
 

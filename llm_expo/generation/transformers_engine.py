@@ -8,12 +8,12 @@ import gc
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 import torch
 import transformers
@@ -26,7 +26,7 @@ from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError
 from llm_expo.generation.decoding import decode, pad_left
 from llm_expo.generation.engine import Json, Reply, Request
-from llm_expo.generation.moving import InMemory, LiveModel, OnDisk, Scaled, Still, fits_in_memory
+from llm_expo.generation.moving import Device, InMemory, LiveModel, OnDisk, Scaled, Still, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.packing import pack
 from llm_expo.generation.parts import cut, in_parts
@@ -36,6 +36,9 @@ from llm_expo.generation.vocabulary import Vocabulary
 from llm_expo.weights import Direction, OutputDtype, adapter_on_theta0
 
 logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _ROWS_ON_CPU = 32
 """Replies that a thread computes together: more would gain little, and leave other threads without work."""
@@ -50,7 +53,8 @@ class TransformersEngine:
     Args:
         direction: the pair; it has to match (`Direction.paired`), unless it is one model alone.
         sampling: how replies are drawn.
-        device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one.
+        device: where the live model is, such as "cpu" or "cuda"; None takes a GPU if there is one, "auto" spreads the
+            model over all of them (by accelerate).
         dtype: what theta(alpha) is rounded to, as `apply` writes it, and computed in; "keep" is theta1's own type.
         low_memory: write each theta(alpha) to disk even where memory would hold both checkpoints.
         scratch: the folder for that, and for a theta1 that is a difference; a temporary one if None.
@@ -76,10 +80,13 @@ class TransformersEngine:
         transformers_logging.disable_progress_bar()
         self._direction = direction
         self._sampling = sampling
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        on_cpu = self._device.type == "cpu"
-        self._workers = (workers or torch.get_num_threads()) if on_cpu else 1
-        self._rows = _ROWS_ON_CPU if on_cpu else None
+        usual = "cuda" if torch.cuda.is_available() else "cpu"
+        self._place: Device = "auto" if device == "auto" else torch.device(device or usual)
+        # Where prompts go; of a model that is spread, accelerate takes them on from there.
+        self._device = torch.device(usual) if self._place == "auto" else self._place
+        self._on_cpu = self._device.type == "cpu"
+        self._workers = (workers or torch.get_num_threads()) if self._on_cpu else 1
+        self._rows = _ROWS_ON_CPU if self._on_cpu else None
         self._packed: float | None = None
         self._dtype: OutputDtype = dtype
         self._low_memory = low_memory
@@ -91,17 +98,17 @@ class TransformersEngine:
     def _live(self) -> LiveModel:
         """Loaded when the first reply is wanted: a finished study, or one with other settings, does without."""
         if self._direction.is_alone:
-            return Still(self._direction, self._device, self._trust_remote_code, self._dtype)
+            return Still(self._direction, self._place, self._trust_remote_code, self._dtype)
         pair, size = self._direction, self._direction.initial.nbytes + self._direction.aligned.nbytes
         adapter = adapter_on_theta0(pair)
         if adapter is not None and importlib.util.find_spec("peft") is not None:
             logger.info("loading theta0 and the adapter on it")
-            return Scaled(pair, adapter, self._device, self._trust_remote_code, self._dtype)
-        if self._low_memory or not fits_in_memory(pair, self._device):
+            return Scaled(pair, adapter, self._place, self._trust_remote_code, self._dtype)
+        if self._low_memory or not fits_in_memory(pair, self._place):
             logger.info("writing each theta(alpha) to %s and loading it from there", self._scratch or "the disk")
-            return OnDisk(pair, self._device, self._trust_remote_code, self._scratch, self._dtype)
+            return OnDisk(pair, self._place, self._trust_remote_code, self._scratch, self._dtype)
         logger.info("loading both checkpoints into memory, %.2f GB", size / 1e9)
-        return InMemory(pair, self._device, self._trust_remote_code, self._scratch, self._dtype)
+        return InMemory(pair, self._place, self._trust_remote_code, self._scratch, self._dtype)
 
     @cached_property
     def settings(self) -> dict[str, Json]:
@@ -139,7 +146,7 @@ class TransformersEngine:
     def rest(self) -> None:
         if "_live" not in vars(self):
             return
-        if self._device.type == "cpu":
+        if self._on_cpu or self._place == "auto":
             del self._live
             self._packed = None
             gc.collect()
@@ -169,23 +176,26 @@ class TransformersEngine:
 
     def _one_thread(self) -> None:
         """Several workers with a thread each do more than one with several; and replies then depend on neither."""
-        if self._device.type == "cpu":
+        if self._on_cpu:
             torch.set_num_threads(1)
 
     def _model(self, alpha: float) -> PreTrainedModel:
         model = self._live.at(alpha)
-        if self._device.type == "cpu" and alpha != self._packed:
+        if self._on_cpu and alpha != self._packed:
             pack(model)
             self._packed = alpha
         return model
 
     def _replies(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
-        """As many at once as memory allows, which is found out by trying."""
-        replies: list[Reply] = []
-        while len(replies) < len(requests):
-            some = requests[len(replies) :][: self._rows]
+        return self._as_memory_allows(lambda some: self._decoded(model, some, abandoned), requests)
+
+    def _as_memory_allows(self, do: Callable[[Sequence[A]], list[B]], rows: Sequence[A]) -> list[B]:
+        """As many rows at once as memory allows, which is found out by trying."""
+        done: list[B] = []
+        while len(done) < len(rows):
+            some = rows[len(done) :][: self._rows]
             try:
-                replies += self._decoded(model, some, abandoned)
+                done += do(some)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -193,7 +203,7 @@ class TransformersEngine:
                     raise EngineError("memory does not suffice for a single reply; lower --max-tokens") from None
                 self._rows = min(self._rows or len(some), len(some) // 2)
                 logger.warning("out of memory at %d replies at once: going on with %d", len(some), self._rows)
-        return replies
+        return done
 
     def _decoded(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
         keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in requests]
@@ -217,7 +227,8 @@ class TransformersEngine:
             at_once = max(1, _LOGIT_ELEMENTS // (longest * self._vocabulary.config.vocab_size))
             values = [0.0] * len(batch)
             for part in cut([len(prompt) + len(reply) for prompt, reply in batch], at_once):
-                for place, value in zip(part, self._read(model, [batch[place] for place in part]), strict=True):
+                read = self._as_memory_allows(partial(self._read, model), [batch[place] for place in part])
+                for place, value in zip(part, read, strict=True):
                     values[place] = value
             yield values
 
@@ -228,7 +239,7 @@ class TransformersEngine:
         spares = "logits_to_keep" in inspect.signature(model.forward).parameters
         wanted = {"logits_to_keep": max(len(reply) for _, reply in part) + 1} if spares else {}
         values = []
-        with torch.inference_mode(), _out_of_memory_named(len(part)):
+        with torch.inference_mode():
             logits = model(
                 input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False, **wanted
             ).logits
@@ -237,17 +248,6 @@ class TransformersEngine:
                 spoken = logits[row, -n - 1 : -1].float().log_softmax(dim=-1)
                 values.append(float(spoken.gather(1, inputs[row, -n:, None]).mean()))
         return values
-
-
-@contextmanager
-def _out_of_memory_named(batch: int) -> Iterator[None]:
-    """Turns the device's out-of-memory error into one line that says what to lower."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise EngineError(
-            f"the device is out of memory at a batch of {batch}; lower --batch-size or --max-tokens"
-        ) from None
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

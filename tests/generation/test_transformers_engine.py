@@ -381,6 +381,35 @@ def test_a_batch_can_be_abandoned_from_elsewhere(engine):
     assert len(list(engine.generate(0.0, [requests(engine, 1)]))) == 1
 
 
+def test_out_of_memory_halves_what_is_read_together(engine, monkeypatch, caplog):
+    texts = [(prompt, (5, 6, 7)) for prompt in engine.encode([prompt(index) for index in range(12)])]
+    [expected] = engine.log_probabilities(0.5, [texts])
+    read = engine._read
+
+    def read_some(model, part):
+        if len(part) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return read(model, part)
+
+    monkeypatch.setattr(engine, "_read", read_some)
+    [values] = engine.log_probabilities(0.5, [texts])
+    assert values == pytest.approx(expected, abs=1e-5)
+    assert "out of memory at 12 replies at once: going on with 6" in caplog.text
+
+
+def test_a_model_that_is_spread_replies_alike(pair, engine):
+    """Over what there is: here, one CPU."""
+    spread = TransformersEngine(Direction.open(*pair), SAMPLING, device="auto")
+    if torch.cuda.is_available():
+        pytest.skip("the replies of GPUs are not those of a CPU")
+    for alpha in (0.0, 0.5):
+        assert next(spread.generate(alpha, [requests(spread, 0, 1)])) == next(
+            engine.generate(alpha, [requests(engine, 0, 1)])
+        )
+    spread.rest()
+    assert next(spread.generate(0.5, [requests(spread, 2)])) == next(engine.generate(0.5, [requests(engine, 2)]))
+
+
 def test_out_of_memory_halves_what_is_computed_together(engine, monkeypatch, caplog):
     [expected] = engine.generate(0.0, [requests(engine, *range(20))])
     sizes = []
