@@ -312,8 +312,10 @@ def test_vllm_that_cannot_be_run_is_told_before_anything_is_kept(place, capsys):
     assert not (place / "study" / "study.sqlite").exists()
 
 
-def test_search_on_ray_writes_the_study_of_one_engine(place, capsys):
+@pytest.mark.slow
+def test_search_on_ray_writes_the_study_of_one_engine(place, capsys, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # whatever cluster runs here
     outcomes = []
     for out, more in (("study", []), ("clustered", ["--on", "ray", "--replicas", "1"])):
         command = [out if each == "study" else each for each in search(*more, "--json")]

@@ -54,7 +54,7 @@ def test_a_model_and_its_address(text, parts):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("judge:", "'judge:' names no model; write judge:MODEL, or judge:MODEL@http://HOST:PORT/v1"),
+        ("judge:", "'' names no model; write MODEL, or MODEL@http://HOST:PORT/v1"),
         ("judge:@http://h/v1", "names no model"),
         ("judge", "'judge' is no scorer"),
         ("judge:m@http://127.0.0.1:9/v1", "m at http://127.0.0.1:9/v1/: cannot be reached"),
