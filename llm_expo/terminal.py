@@ -284,6 +284,8 @@ def show_outcome(outcome: "Outcome", page: str) -> None:
     console.print(_table(f"Search: up to {most} prompts, {len(outcome.rounds)} rounds", outcome.search))
     for said in words.collapses(outcome.search):
         console.print(Text(_printable(said)), soft_wrap=True)
+    for said in words.prices(outcome):
+        console.print(Text(_printable(said)), soft_wrap=True)
     console.print(_table(f"Confirmation: {outcome.confirm[0].prompts} other prompts, fresh noise", outcome.confirm))
     console.print(Text(words.HOW_TO_READ, style="dim"))
     for example in outcome.examples[:2]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from llm_expo.report import words
 from llm_expo.search.outcome import Outcome, Row
 
+PLANE = "plane.svg"
+"""The picture beside the page where the choice was limited."""
+
 
 def as_markdown(outcome: Outcome) -> str:
     """The report. What models and users wrote stands in fences that it cannot close."""
@@ -22,6 +25,7 @@ def as_markdown(outcome: Outcome) -> str:
         *[_plain(said) for said in words.collapses(outcome.search)],
         "Its rounds:",
         _list([_plain(why) for why in words.rounds(outcome)]),
+        *_prices(outcome),
         "## Confirmation",
         f"{outcome.confirm[0].prompts} other prompts, fresh noise.",
         _table(outcome.confirm),
@@ -36,6 +40,13 @@ def as_markdown(outcome: Outcome) -> str:
     parts += ["## Cost", _list(words.costs(outcome))]
     parts += ["## Settings", _list([f"{name}: {_plain(str(value))}" for name, value in outcome.settings.items()])]
     return "\n\n".join(parts) + "\n"
+
+
+def _prices(outcome: Outcome) -> list[str]:
+    if outcome.limit is None:
+        return []
+    pictured = [f"![reward against price]({PLANE})"] if outcome.limit.priced else []
+    return ["## Price", _list([_plain(said) for said in words.prices(outcome)]), *pictured]
 
 
 def model_card(outcome: Outcome) -> str:

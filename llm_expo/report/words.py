@@ -71,6 +71,23 @@ def collapses(rows: Sequence[Row]) -> list[str]:
     return [f"alpha {name(row.alpha)} has collapsed: {row.collapsed}" for row in rows if row.collapsed]
 
 
+def prices(outcome: Outcome) -> list[str]:
+    """What the finalists cost, where the choice was limited: one sentence an item."""
+    limited = outcome.limit
+    if limited is None:
+        return []
+    says = []
+    for each in limited.priced:
+        held = "within" if each.within else "beyond"
+        says.append(
+            f"alpha {name(each.alpha)}: {limited.name} {each.price.mean:+.2f} ± {each.price.se:.2f}, with 95 % "
+            f"confidence at most {each.price.high:+.2f}: {held} the limit of {limited.most:g}."
+        )
+    if limited.priced and not any(each.within for each in limited.priced):
+        says.append("No alpha with a gain is within the limit, so theta1 is kept.")
+    return says
+
+
 def decision(outcome: Outcome) -> list[str]:
     """What was decided, why, and what to do next: one sentence an item."""
     says = decided(outcome.decision)

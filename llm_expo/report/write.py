@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from llm_expo.errors import OutputError
-from llm_expo.report.page import as_markdown, model_card
+from llm_expo.report.page import PLANE, as_markdown, model_card
+from llm_expo.report.plane import draw
 from llm_expo.report.record import as_json
 from llm_expo.search.outcome import Outcome
 
@@ -13,6 +14,9 @@ def write_report(outcome: Outcome) -> Path:
     """Write the files, each whole or not at all, and return the page's path."""
     page = outcome.study / "report.md"
     _replace(outcome.study / "report.json", json.dumps(as_json(outcome), indent=2, ensure_ascii=False) + "\n")
+    if outcome.limit is not None and outcome.limit.priced:
+        gains = {row.alpha: row.gain for row in outcome.search if row.gain is not None}
+        _replace(outcome.study / PLANE, draw(outcome.limit, gains))
     _replace(page, as_markdown(outcome))
     if outcome.model is not None:
         _replace(outcome.model / "README.md", model_card(outcome))

@@ -2,6 +2,7 @@
 
 from llm_expo.search.budget import Budget
 from llm_expo.search.events import Event
+from llm_expo.search.limit import Limit
 from llm_expo.search.outcome import Outcome
 from llm_expo.search.race import Race
 from llm_expo.search.rounds import Round, Seen, Strategy
@@ -15,6 +16,7 @@ __all__ = [
     "Budget",
     "Event",
     "Grid",
+    "Limit",
     "Outcome",
     "Paper",
     "Race",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm_expo.generation import Json, Prompt
 from llm_expo.search.guard import Calibration, Finding, Lengthening, Objection, Observed, examine, lengthening
+from llm_expo.search.limit import Priced
 from llm_expo.search.rounds import Round
 from llm_expo.search.study import Study
 from llm_expo.search.symptoms import Symptoms, symptoms
@@ -46,6 +47,15 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """What the choice had to stay within (`llm_expo.search.limit`), and the finalists' prices, the best one first."""
+
+    name: str
+    most: float
+    priced: tuple[Priced, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a search found.
 
@@ -63,6 +73,7 @@ class Outcome:
     rounds: tuple[Round, ...]
     search: tuple[Row, ...]
     confirm: tuple[Row, ...]
+    limit: Limited | None
     decision: Decision
     gain_of_training: Interval
     costs: Mapping[str, tuple[float, int]]

@@ -16,7 +16,8 @@ from llm_expo.search.choice import Rule, choose
 from llm_expo.search.confirm import confirm
 from llm_expo.search.events import Event
 from llm_expo.search.guard import Calibration, Objection, Observed, fluent
-from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row, examples, row
+from llm_expo.search.limit import Limit, Priced, choose_within
+from llm_expo.search.outcome import THETA0, THETA1, Limited, Outcome, Row, examples, row
 from llm_expo.search.race import Race
 from llm_expo.search.rounds import Strategy
 from llm_expo.search.study import Spending, Study
@@ -43,6 +44,7 @@ def search(
     *,
     strategy: Strategy | None = None,
     choice: Rule = "fluent",
+    limit: Limit | None = None,
     min_gain: float | None = None,
     confirm_share: float = 1 / 3,
     batch_size: int = BATCH_SIZE,
@@ -64,6 +66,7 @@ def search(
         scorers: the first one chooses; the others check its choice, on the confirm prompts.
         strategy: which alphas answer how many prompts next; `Race` if None.
         choice: the rule by which the choice is made among the alphas that were tried.
+        limit: what the choice must not exceed, beside the rule.
         min_gain: the least gain that matters, in the first scorer's unit; if None, a tenth of the standard deviation of
             theta1's rewards, or `MIN_PREFERENCE`.
         batch_size: prompts that are generated together.
@@ -100,7 +103,12 @@ def search(
         study.enrol(prompts, engine.encode, confirm_share=confirm_share, extend=extend)
         work = Work(study, engine, batch_size, watch, turns)
         walked = walk(work, strategy, scorer, choice)
-        chosen = choose(walked.seen, choice, fluent(walked.observed, walked.calibration))
+        steady = fluent(walked.observed, walked.calibration)
+        priced: tuple[Priced, ...] = ()
+        if limit is None:
+            chosen = choose(walked.seen, choice, steady)
+        else:
+            chosen, priced = choose_within(walked.seen, choice, steady, limit)
         confirmed = confirm(work, scorers, chosen)
         decision = decide(
             chosen,
@@ -125,6 +133,7 @@ def search(
                 confirmed.calibration,
                 {} if confirmed.objection is None else {chosen: confirmed.objection},
             ),
+            limit=None if limit is None else Limited(limit.name, limit.most, priced),
             decision=decision,
             gain_of_training=paired_difference(confirmed.results[THETA1].rewards, confirmed.results[THETA0].rewards),
             model=None if chosen == THETA1 else _keep_model(direction, chosen, dtype, out / "model", wanted),

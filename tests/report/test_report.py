@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,7 +14,8 @@ from llm_expo.scoring.endpoint import Bill
 from llm_expo.scoring.judge import Record
 from llm_expo.search import Outcome, Round, Verdict
 from llm_expo.search.events import Begun, Tried
-from llm_expo.search.outcome import Example, Row
+from llm_expo.search.limit import Priced
+from llm_expo.search.outcome import Example, Limited, Row
 from llm_expo.search.symptoms import Symptoms
 from llm_expo.search.verdict import Confirmed, decide
 from llm_expo.stats import Interval
@@ -44,6 +46,7 @@ def outcome(folder, **changes):
         "rounds": (Round({0.0: 40, 2.0: 40}, "the ladder"),),
         "search": (row(0.0), row(2.0), row(4.0), COLLAPSED),
         "confirm": (row(-1.0), row(0.0), row(2.0)),
+        "limit": None,
         "decision": SHIPS,
         "gain_of_training": Interval(0.1, 0.1, -0.1, 0.3, 40),
         "costs": {"generate": (10.0, 500), "score f": (0.5, 0)},
@@ -52,6 +55,29 @@ def outcome(folder, **changes):
         "examples": (Example(Prompt("a|b*", ({"role": "user", "content": HOSTILE},)), {-1.0: "x", 2.0: HOSTILE}),),
     }
     return Outcome(**{**fields, **changes})
+
+
+def test_a_limited_choice_is_told_and_pictured(tmp_path):
+    tax = Interval(3.0, 0.5, 2.2, 3.8, 300, 0.9), Interval(0.5, 0.5, -0.3, 1.3, 300, 0.9)
+    priced = Priced(4.0, tax[0], within=False), Priced(2.0, tax[1], within=True)
+    limited = outcome(tmp_path, limit=Limited("points lost on <arc>", 2.0, priced), model=None)
+    assert words.prices(limited) == [
+        "alpha 4: points lost on <arc> +3.00 ± 0.50, with 95 % confidence at most +3.80: beyond the limit of 2.",
+        "alpha 2: points lost on <arc> +0.50 ± 0.50, with 95 % confidence at most +1.30: within the limit of 2.",
+    ]
+    page = write_report(limited).read_text()
+    assert "## Price" in page and "![reward against price](plane.svg)" in page and "<arc>" not in page
+    picture = ElementTree.parse(tmp_path / "plane.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert {"limit 2", "theta1", "2", "4", "points lost on <arc>"} <= {
+        each.text for each in picture.iter(f"{space}text")
+    }
+    heights = {dot.find(f"{space}title").text: float(dot.get("cy")) for dot in picture.iter(f"{space}circle")}
+    assert heights["alpha 4"] < heights["alpha 2"]  # dearer is higher
+    dear = outcome(tmp_path, limit=Limited("points lost", 2.0, priced[:1]), decision=NOTHING, model=None)
+    assert words.prices(dear)[-1] == "No alpha with a gain is within the limit, so theta1 is kept."
+    free = outcome(tmp_path, limit=Limited("points lost", 2.0, ()), decision=NOTHING, model=None)
+    assert words.prices(free) == [] and "plane.svg" not in as_markdown(free)
 
 
 def test_every_verdict_in_words(tmp_path):
