@@ -181,9 +181,11 @@ class TransformersEngine:
 
     def _model(self, alpha: float) -> PreTrainedModel:
         model = self._live.at(alpha)
-        if self._on_cpu and alpha != self._packed:
+        # Of an adapter only the scale changes.
+        weights = 0.0 if isinstance(self._live, Scaled) else alpha
+        if self._on_cpu and weights != self._packed:
             pack(model)
-            self._packed = alpha
+            self._packed = weights
         return model
 
     def _replies(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:

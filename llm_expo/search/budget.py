@@ -23,6 +23,7 @@ class Budget:
     unit: Unit = "completions"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "amount", float(self.amount))  # a study compares its strategy by the repr
         if not 0 < self.amount < math.inf:
             raise StudyError(f"the budget is {self}; it has to be above 0")
 

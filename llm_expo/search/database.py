@@ -46,8 +46,9 @@ CREATE TABLE log_probabilities (
     FOREIGN KEY (alpha, prompt) REFERENCES completions (alpha, prompt)
 ) WITHOUT ROWID;
 CREATE TABLE moves (seconds REAL NOT NULL);
+CREATE TABLE turns (seconds REAL NOT NULL);
 """
-_FORMAT = 2
+_FORMAT = 3
 _DATABASE, _LOCK = "study.sqlite", "study.lock"
 
 

@@ -167,6 +167,7 @@ def _costs(study: Study) -> dict[str, tuple[float, int]]:
         "read": (spent.reading, 0),
         "score": (spent.scoring, 0),
         "move": (sum(study.moves()), 0),
+        **({"turn": (sum(turns), 0)} if (turns := study.turns()) else {}),
     }
 
 

@@ -221,8 +221,15 @@ class Study:
     def add_move(self, seconds: float) -> None:
         self._insert("INSERT INTO moves VALUES (?)", [()], seconds)
 
+    def add_turn(self, seconds: float) -> None:
+        self._insert("INSERT INTO turns VALUES (?)", [()], seconds)
+
+    def turns(self) -> list[float]:
+        """Seconds that the engine took each time to leave the device to a scorer, and to come back."""
+        return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM turns")]
+
     def moves(self) -> list[float]:
-        """Seconds that each move of the weights took, loading them included."""
+        """Seconds that each move of the weights took, the first one's loading included."""
         return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM moves")]
 
     def spent(self, alpha: float) -> dict[str, Spending]:

@@ -149,7 +149,7 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
         here = sum((spent[prompt] for prompt in ids), Spending())
         completions[alpha], tokens[alpha] = here.completions, here.tokens
         spending += here
-    moves = work.study.moves()
+    moves, turns = work.study.moves(), work.study.turns()
     excluded = {}
     if rule == "fluent":
         others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))
@@ -161,8 +161,14 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
         Spent(
             completions,
             tokens,
-            {"generate": spending.generating, "score": spending.scoring + spending.reading, "move": sum(moves)},
+            {
+                "generate": spending.generating,
+                "score": spending.scoring + spending.reading,
+                "move": sum(moves),
+                "turn": sum(turns),
+            },
             moves=len(moves),
+            turns=len(turns),
         ),
     )
 

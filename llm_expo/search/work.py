@@ -32,6 +32,7 @@ class Work:
         self._batch_size = batch_size
         self._turns = turns
         self._at: float | None = None
+        self._leaving: float | None = None  # seconds it took the engine to leave the device, until it comes back
 
     def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Iterator[dict[str, Reply]]:
         """The replies of theta(alpha) by prompt id, batch by batch; whoever has seen enough stops asking."""
@@ -99,8 +100,9 @@ class Work:
             theta1 = self.study.replies(THETA1)
             baselines = [theta1[prompt].text for _, prompt in places]
         if self._turns:
+            start = time.monotonic()
             self.engine.rest()
-            self._at = None
+            self._at, self._leaving = None, time.monotonic() - start
         start = time.monotonic()
         values = rewards(scorer, conversations, baselines)
         if self._turns and isinstance(scorer, Resting):
@@ -112,11 +114,16 @@ class Work:
         self.watch(Done("score", part, None, len(places), len(places), 0, seconds))
 
     def _move(self, alpha: float) -> None:
-        if alpha != self._at:
-            start = time.monotonic()
-            self.engine.move(alpha)
-            self.study.add_move(time.monotonic() - start)
-            self._at = alpha
+        if alpha == self._at:
+            return
+        start = time.monotonic()
+        self.engine.move(alpha)
+        seconds = time.monotonic() - start
+        if self._leaving is None:
+            self.study.add_move(seconds)
+        else:
+            self.study.add_turn(self._leaving + seconds)
+        self._at, self._leaving = alpha, None
 
 
 def _batches(items: Sequence[A], size: int) -> list[Sequence[A]]:

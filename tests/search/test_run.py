@@ -399,6 +399,7 @@ def test_engine_and_scorer_take_turns(direction, tmp_path):
             told.append("scorer rests")
 
     outcome = find(direction, tmp_path / "s", engine=Engine(PEAK), scorer=Scorer(), turns=True)
+    assert outcome.costs["turn"][0] > 0
     whole = " ".join(told)
     assert whole.count("engine rests score scorer rests") == whole.count("score scorer") == len(outcome.rounds) + 1
     assert whole.count("scorer rests move") == len(outcome.rounds) + 1

@@ -98,7 +98,8 @@ def test_rows_come_back_as_they_went_in(tmp_path):
         assert spent[names[0]] == Spending(1, 3, generating=0.5, scoring=0.25, reading=0.25)
         assert sum(spent.values(), Spending()) == Spending(4, 12, generating=2.0, scoring=0.5, reading=0.25)
         study.add_move(3.0)
-        assert study.moves() == [3.0]
+        study.add_turn(7.0)
+        assert (study.moves(), study.turns()) == ([3.0], [7.0])
 
 
 def test_a_batch_is_committed_whole_or_not_at_all(tmp_path):
@@ -197,5 +198,5 @@ def test_foreign_folders_and_files(tmp_path):
     database = sqlite3.connect(tmp_path / "later" / "study.sqlite")
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 2"), Study.open(tmp_path / "later"):
+    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 3"), Study.open(tmp_path / "later"):
         pass
