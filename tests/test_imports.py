@@ -75,7 +75,7 @@ def test_help_loads_nothing_heavy():
 
 def test_the_package_itself_is_light():
     rooms = "weights generation scoring search training training.algorithms catalogue terminal "
-    rooms += "evaluation evaluation.alpaca_eval.words evaluation.lm_eval.words"
+    rooms += "evaluation evaluation.alpaca_eval.words evaluation.mt_bench.words evaluation.lm_eval.words"
     imports = ", ".join(["llm_expo", *(f"llm_expo.{room}" for room in rooms.split())])
     assert not loaded_by(f"import {imports}") & (HEAVY - {"rich"})
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,13 @@ _GO_WITH = {
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How replies are drawn; `sampling_of` reads them."""
     sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
-    sampling.add_argument("--temperature", type=float, default=0.7)
-    sampling.add_argument("--top-k", type=int, default=50)
-    sampling.add_argument("--top-p", type=float, default=0.9)
-    sampling.add_argument("--presence-penalty", type=float, default=0.1)
-    sampling.add_argument("--frequency-penalty", type=float, default=0.1)
-    sampling.add_argument("--seed", type=int, default=42)
-    sampling.add_argument("--max-tokens", type=int, default=2048, help="of a reply; default: %(default)s")
+    sampling.add_argument("--temperature", type=float)
+    sampling.add_argument("--top-k", type=int)
+    sampling.add_argument("--top-p", type=float)
+    sampling.add_argument("--presence-penalty", type=float)
+    sampling.add_argument("--frequency-penalty", type=float)
+    sampling.add_argument("--seed", type=int)
+    sampling.add_argument("--max-tokens", type=int, help="of a reply; default: 2048")
 
 
 def add_engine_options(parser: argparse.ArgumentParser, *flags: str) -> "argparse._ArgumentGroup":
@@ -112,11 +112,12 @@ def check_engine(arguments: argparse.Namespace, refuse: Refuse) -> None:
         refuse("the engine vllm needs --vllm-python PATH, the Python under which vLLM is installed (docs/engines.md)")
 
 
-def sampling_of(arguments: argparse.Namespace) -> "Sampling":
-    """The sampling that the options state."""
+def sampling_of(arguments: argparse.Namespace, usual: "Sampling | None" = None) -> "Sampling":
+    """The sampling that the options state; what they leave open is as in `usual`, or the paper's."""
     from llm_expo.generation import Sampling
 
-    return Sampling(**{field.name: getattr(arguments, field.name) for field in fields(Sampling)})
+    given = {field.name: getattr(arguments, field.name) for field in fields(Sampling)}
+    return replace(usual or Sampling(), **{name: value for name, value in given.items() if value is not None})
 
 
 def engine_of(arguments: argparse.Namespace, direction: "Direction", sampling: "Sampling", held: ExitStack) -> "Engine":
@@ -175,13 +176,16 @@ def opened(arguments: argparse.Namespace, sampling: "Sampling") -> "Callable[[Mo
     return engine
 
 
-def judge_of(arguments: argparse.Namespace) -> "Endpoint | None":
-    """The judge that `--judge` names, if any; its answers are kept in OUT/answers.sqlite."""
+def judge_of(arguments: argparse.Namespace, timeout: float = 120.0) -> "Endpoint | None":
+    """The judge that `--judge` names, if any; its answers are kept in OUT/answers.sqlite.
+
+    timeout: seconds to wait for one of them.
+    """
     if arguments.judge is None:
         return None
     from llm_expo.scoring.spec import endpoint_from
 
-    return endpoint_from(arguments.judge, arguments.out / "answers.sqlite", arguments.judge_prices)
+    return endpoint_from(arguments.judge, arguments.out / "answers.sqlite", arguments.judge_prices, timeout)
 
 
 def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer | Comparer]":

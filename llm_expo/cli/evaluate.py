@@ -6,9 +6,9 @@ from types import ModuleType
 
 from llm_expo.cli.engines import add_engine_options, add_judge_options, add_sampling_options, check_engine
 from llm_expo.cli.options import Refuse, positive
-from llm_expo.cli.yardsticks import alpaca_eval, lm_eval
+from llm_expo.cli.yardsticks import alpaca_eval, lm_eval, mt_bench
 
-YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval}
+YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval, "mt_bench": mt_bench}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +22,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--on", choices=tuple(YARDSTICKS), help="the yardstick")
     parser.add_argument("--out", type=Path, metavar="DIR", help="what is made is kept here; run again, it goes on")
-    parser.add_argument("--limit", type=positive, metavar="N", help="the first N questions only, to try it out")
+    parser.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="the first N questions only (of MT-Bench: of each category), to try it out",
+    )
     parser.add_argument(
         "--annotations",
         type=Path,
         nargs="+",
         metavar="FILE",
         help="instead of models: AlpacaEval's judgements, a file for each model, the reference first",
+    )
+    parser.add_argument(
+        "--judgements",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="instead of models: MT-Bench's judgements as FastChat writes them, the reference first, or several models "
+        "in one file",
     )
     parser.add_argument(
         "--results",
@@ -49,15 +62,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
     """Refuse what does not go together."""
-    given = [arguments.models, arguments.annotations, arguments.results]
+    given = [arguments.models, arguments.annotations, arguments.judgements, arguments.results]
     if sum(map(bool, given)) != 1:
-        refuse("give MODEL... --on YARDSTICK --out DIR, or --annotations FILE..., or --results FILE...")
+        refuse(
+            "give MODEL... --on YARDSTICK --out DIR, or --annotations FILE..., or --judgements FILE..., "
+            "or --results FILE..."
+        )
     if arguments.models and (arguments.on is None or arguments.out is None):
         refuse("--on and --out are required with MODEL")
     if arguments.gamed is not None and arguments.results:
         refuse("--gamed goes with --on alpaca_eval or --annotations")
+    if arguments.questions is not None and arguments.on != "mt_bench" and not arguments.judgements:
+        refuse("--questions goes with --on mt_bench or --judgements")
     check_engine(arguments, refuse)
-    if arguments.on is not None:
+    if arguments.models:
         YARDSTICKS[arguments.on].check(arguments, refuse)
 
 
@@ -65,6 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure models, or show figures of what was judged or measured elsewhere."""
     if arguments.annotations:
         alpaca_eval.run_annotations(arguments)
+    elif arguments.judgements:
+        mt_bench.run_judgements(arguments)
     elif arguments.results:
         lm_eval.run_results(arguments)
     else:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,19 @@ def load_lines(path: Path) -> list[dict[str, Any]]:
 
 def save_json(path: Path, value: Any) -> None:
     """Replaces the file at once: whoever reads it finds the old one or the new one."""
+    _save(path, json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def save_lines(path: Path, values: Iterable[Any]) -> None:
+    """The same for JSONL, a line for each value."""
+    _save(path, "".join(json.dumps(each) + "\n" for each in values))
+
+
+def _save(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

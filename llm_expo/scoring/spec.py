@@ -61,7 +61,9 @@ def scorer_from(spec: str, *, device: str | None = None, trust_remote_code: bool
     raise ScorerError(f"{spec!r} is no scorer; write {FORMS} or judge:MODEL@URL")
 
 
-def endpoint_from(spec: str, answers: Path, prices: tuple[float, float] | None = None) -> "Endpoint":
+def endpoint_from(
+    spec: str, answers: Path, prices: tuple[float, float] | None = None, timeout: float = 120.0
+) -> "Endpoint":
     """The endpoint MODEL or MODEL@URL.
 
     Raises ScorerError where it names no model or no usable address, MissingExtraError without the client.
@@ -73,7 +75,7 @@ def endpoint_from(spec: str, answers: Path, prices: tuple[float, float] | None =
         raise MissingExtraError("openai", "judge")
     from llm_expo.scoring.endpoint import Endpoint
 
-    return Endpoint(model, answers, url=url, prices=prices)
+    return Endpoint(model, answers, url=url, prices=prices, timeout=timeout)
 
 
 def _judge(spec: str, answers: Path, prices: tuple[float, float] | None) -> Comparer:

@@ -1,15 +1,11 @@
 """A server that is not ours: `transformers serve` with SmolLM2 on loopback. It gives no log-probabilities."""
 
-import os
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import transformers_serve
 
 from llm_expo.demo.pair import write_theta0
 from llm_expo.errors import ScorerError
@@ -20,7 +16,6 @@ from llm_expo.scoring.endpoint import Endpoint
 pytestmark = pytest.mark.slow
 
 HAIKU = "Rain falls on the roof / soft drums in the dark of night / morning smells of earth"
-SERVE = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +27,8 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def served(model, tmp_path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The server's address, and its process."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    log = (tmp_path / "serve.log").open("wb")
-    place = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    server = subprocess.Popen(
-        [*SERVE, str(model), *place], stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
-    try:
-        for _ in range(240):
-            assert server.poll() is None, (tmp_path / "serve.log").read_text()
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1", server
-    finally:
-        server.kill()
-        server.wait()
+    with transformers_serve(model, tmp_path / "serve.log") as server:
+        yield server
 
 
 def said(prompt: str, reply: str) -> list[dict[str, str]]:
