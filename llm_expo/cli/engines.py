@@ -152,7 +152,7 @@ def engine_of(arguments: argparse.Namespace, direction: "Direction", sampling: "
         case _:
             from llm_expo.generation import TransformersEngine
 
-            device = _device(arguments.device)
+            device = device_of(arguments.device)
             return TransformersEngine(direction, sampling, device=device, low_memory=arguments.low_memory, **shared)
 
 
@@ -195,7 +195,7 @@ def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer |
     return scorers_from(arguments.scorer, make, answers=arguments.out / "answers.sqlite", prices=arguments.judge_prices)
 
 
-def _device(name: str | None) -> str:
+def device_of(name: str | None) -> str:
     """The device that was asked for, if this machine has it; else a GPU if there is one."""
     import torch
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,24 @@ def load_lines(path: Path) -> list[dict[str, Any]]:
 
 def save_json(path: Path, value: Any) -> None:
     """Replaces the file at once: whoever reads it finds the old one or the new one."""
+    _save(path, [json.dumps(value, indent=2, ensure_ascii=False, default=_plain)])
+
+
+def save_lines(path: Path, records: Iterable[Any]) -> None:
+    """The same as a JSONL file, an object a line."""
+    _save(path, (json.dumps(each, ensure_ascii=False, default=_plain) + "\n" for each in records))
+
+
+def _save(path: Path, parts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which libraries leave in what they report, as Python's; anything else in words."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else str(value)
