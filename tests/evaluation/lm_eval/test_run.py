@@ -93,6 +93,26 @@ def test_two_models_item_by_item(pair, tasks, evaluate, capsys):
     assert "Points, after - before, item by item" in out
 
 
+def test_answers_are_those_of_lm_evals_own_command(pair, tasks, evaluate, monkeypatch):
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    assert evaluate("theta1", asked="choose:3,generate")[0] == 0
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # it looks the machine over
+    manager = TaskManager(include_path="tasks", include_defaults=False)
+    for task in ("choose", "generate"):
+        shots = {"choose": 3, "generate": None}[task]
+        lm = HFLM("theta1", device="cpu", batch_size=32)
+        found = lm_eval.simple_evaluate(lm, tasks=[task], num_fewshot=shots, task_manager=manager)
+        kept = json.loads(Path("out/theta1/results.json").read_text())
+        assert kept["results"][task] == found["results"][task]
+        assert kept["n-shot"][task] == found["n-shot"][task]
+        ours = [(each["prompt_hash"], each["filtered_resps"]) for each in samples("theta1", task)]
+        theirs = [(each["prompt_hash"], each["filtered_resps"]) for each in found["samples"][task]]
+        assert ours == [(prompt, json.loads(json.dumps(replies))) for prompt, replies in theirs]
+
+
 def test_a_run_that_stopped_goes_on(pair, tasks, evaluate, monkeypatch):
     from llm_expo.evaluation.lm_eval import harness
 
