@@ -29,7 +29,7 @@ MAY_KNOW = {
 }
 HEAVY = set(
     "torch transformers numpy scipy peft trl datasets rich psutil jinja2 safetensors vllm ray matplotlib "
-    "huggingface_hub httpx2 openai yaml sklearn".split()
+    "huggingface_hub httpx2 openai yaml sklearn lm_eval".split()
 )
 
 
@@ -75,7 +75,8 @@ def test_help_loads_nothing_heavy():
 
 def test_the_package_itself_is_light():
     rooms = "weights generation scoring search training training.algorithms catalogue terminal "
-    rooms += "evaluation evaluation.alpaca_eval.words evaluation.mt_bench.words evaluation.lm_eval.words"
+    rooms += "evaluation evaluation.alpaca_eval.words evaluation.mt_bench.words evaluation.lm_eval.words "
+    rooms += "evaluation.lm_eval.tasks evaluation.lm_eval.paired"
     imports = ", ".join(["llm_expo", *(f"llm_expo.{room}" for room in rooms.split())])
     assert not loaded_by(f"import {imports}") & (HEAVY - {"rich"})
 

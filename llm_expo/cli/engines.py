@@ -30,12 +30,12 @@ _GO_WITH = {
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How replies are drawn; `sampling_of` reads them."""
     sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
-    sampling.add_argument("--temperature", type=float)
-    sampling.add_argument("--top-k", type=int)
-    sampling.add_argument("--top-p", type=float)
-    sampling.add_argument("--presence-penalty", type=float)
-    sampling.add_argument("--frequency-penalty", type=float)
-    sampling.add_argument("--seed", type=int)
+    sampling.add_argument("--temperature", type=float, help="default: 0.7")
+    sampling.add_argument("--top-k", type=int, help="default: 50")
+    sampling.add_argument("--top-p", type=float, help="default: 0.9")
+    sampling.add_argument("--presence-penalty", type=float, help="default: 0.1")
+    sampling.add_argument("--frequency-penalty", type=float, help="default: 0.1")
+    sampling.add_argument("--seed", type=int, help="default: 42")
     sampling.add_argument("--max-tokens", type=int, help="of a reply; default: 2048")
 
 
@@ -159,7 +159,7 @@ def engine_of(arguments: argparse.Namespace, direction: "Direction", sampling: "
         case _:
             from llm_expo.generation import TransformersEngine
 
-            device = _device(arguments.device)
+            device = device_of(arguments.device)
             return TransformersEngine(direction, sampling, device=device, low_memory=arguments.low_memory, **shared)
 
 
@@ -206,7 +206,7 @@ def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer |
     return scorers_from(arguments.scorer, make, answers=arguments.out / "answers.sqlite", prices=arguments.judge_prices)
 
 
-def _device(name: str | None) -> str:
+def device_of(name: str | None) -> str:
     """The device that was asked for, if this machine has it; a GPU, if there is one, by default."""
     import torch
 

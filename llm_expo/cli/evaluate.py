@@ -8,7 +8,7 @@ from llm_expo.cli.engines import add_engine_options, add_judge_options, add_samp
 from llm_expo.cli.options import Refuse, positive
 from llm_expo.cli.yardsticks import alpaca_eval, lm_eval, mt_bench
 
-YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval, "mt_bench": mt_bench}
+YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval, "mt_bench": mt_bench, "lm_eval": lm_eval}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

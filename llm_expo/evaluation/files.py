@@ -69,19 +69,24 @@ def load_lines(path: Path) -> list[dict[str, Any]]:
 
 def save_json(path: Path, value: Any) -> None:
     """Replaces the file at once: whoever reads it finds the old one or the new one."""
-    _save(path, json.dumps(value, indent=2, ensure_ascii=False))
+    _save(path, [json.dumps(value, indent=2, ensure_ascii=False, default=_plain)])
 
 
-def save_lines(path: Path, values: Iterable[Any]) -> None:
-    """The same for JSONL, a line for each value."""
-    _save(path, "".join(json.dumps(each) + "\n" for each in values))
+def save_lines(path: Path, records: Iterable[Any]) -> None:
+    """The same as a JSONL file, an object a line."""
+    _save(path, (json.dumps(each, ensure_ascii=False, default=_plain) + "\n" for each in records))
 
 
-def _save(path: Path, text: str) -> None:
+def _save(path: Path, parts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which libraries leave in what they report, as Python's; anything else in words."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else str(value)

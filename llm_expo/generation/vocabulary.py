@@ -23,7 +23,8 @@ class Vocabulary:
 
     def __init__(self, aligned: Checkpoint, trust_remote_code: bool) -> None:
         self._folder = aligned.path
-        self._tokenizer = _tokenizer(aligned.tokenizer_folder, trust_remote_code)
+        self._tokenizer = load_tokenizer(aligned.tokenizer_folder, trust_remote_code)
+        require_template(self._tokenizer, aligned.tokenizer_folder)
         self.config = _config(aligned.path, trust_remote_code)
 
     @cached_property
@@ -89,14 +90,18 @@ def _config(path: Path, trust_remote_code: bool) -> Any:
         raise EngineError(f"{path}: its config cannot be loaded: {error}") from None
 
 
-def _tokenizer(path: Path, trust_remote_code: bool) -> Any:
+def load_tokenizer(path: Path, trust_remote_code: bool) -> Any:
+    """transformers' tokenizer of a folder. Raises EngineError."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise EngineError(f"{path}: its tokenizer cannot be loaded: {error}") from None
+
+
+def require_template(tokenizer: Any, place: Path) -> None:
+    """Raises EngineError for a tokenizer without chat template."""
     if not tokenizer.chat_template:
         raise EngineError(
-            f"{path}: has no chat template, so prompts cannot be put to it; put the template that the model was "
+            f"{place}: has no chat template, so prompts cannot be put to it; put the template that the model was "
             f"trained with into chat_template.jinja in that folder"
         )
-    return tokenizer

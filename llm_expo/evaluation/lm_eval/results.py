@@ -6,7 +6,7 @@ Leaderboard the leaderboard's own metric is taken, and MMLU is the plain mean of
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ _METRICS: dict[str, tuple[str, ...]] = {
     "truthfulqa_mc2": ("mc2", "acc"),
     "winogrande": ("acc",),
     "gsm8k": ("exact_match,strict-match", "exact_match", "acc"),
+    "tinyGSM8k": ("exact_match,strict-match", "exact_match"),
 }
-_USUAL = ("acc_norm", "acc", "exact_match")
+_USUAL = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
 _TASKS = {"truthfulqa_mc": "truthfulqa_mc2", "truthfulqa-mc": "truthfulqa_mc2"}
 
 
@@ -75,17 +76,40 @@ def _tasks(held: Any, place: str) -> dict[str, Mapping[str, Any]]:
     return dict(held)
 
 
-def _scores(tasks: Mapping[str, Mapping[str, Any]], place: str) -> dict[str, Score]:
-    subjects = {name: each for name, each in tasks.items() if name.startswith(_MMLU) and name not in _MMLU_GROUPS}
-    scores = {
-        (known := _TASKS.get(name, name)): _score(known, metrics, f"{place}: {name}")
-        for name, metrics in tasks.items()
-        if name not in subjects and not (subjects and name in _MMLU_GROUPS)
-    }
+def columns(tasks: Iterable[str]) -> dict[str, list[str]]:
+    """The tasks by the name that a table has for them, in the leaderboard's order: MMLU's subjects are one column.
+
+    lm-eval's own means over subjects are left out where the subjects are there.
+    """
+    given = list(tasks)
+    subjects = [name for name in given if name.startswith(_MMLU) and name not in _MMLU_GROUPS]
+    beside = {*subjects, *(_MMLU_GROUPS if subjects else ())}
+    found = {_TASKS.get(name, name): [name] for name in given if name not in beside}
     if subjects:
-        each = [_score("mmlu", metrics, f"{place}: {name}") for name, metrics in subjects.items()]
-        scores["mmlu"] = _mean(each)
-    return {**{name: scores[name] for name in _METRICS if name in scores}, **scores}
+        found["mmlu"] = subjects
+    return {**{name: found[name] for name in _METRICS if name in found}, **found}
+
+
+def score_key(task: str, metrics: Iterable[str]) -> str | None:
+    """Which of a task's METRIC or METRIC,FILTER its score is; None for a task without a share of right answers."""
+    keys = list(metrics)
+    for metric in _METRICS.get(_TASKS.get(task, task), _USUAL):
+        # A filter of any name; where there is none, lm-eval writes "none".
+        for wanted in (metric, f"{metric},none"):
+            if wanted in keys:
+                return wanted
+        named = [key for key in keys if key.partition(",")[0] == metric]
+        if named:
+            return named[0]
+    return None
+
+
+def _scores(tasks: Mapping[str, Mapping[str, Any]], place: str) -> dict[str, Score]:
+    scores = {}
+    for column, names in columns(tasks).items():
+        each = [_score(column, tasks[name], f"{place}: {name}") for name in names]
+        scores[column] = each[0] if names[0] in (column, *_TASKS) else _mean(each)
+    return scores
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -96,17 +120,15 @@ def _mean(scores: Sequence[Score]) -> Score:
 
 
 def _score(task: str, metrics: Mapping[str, Any], place: str) -> Score:
-    for metric in _METRICS.get(task, _USUAL):
-        name, _, filtered = metric.partition(",")
-        for suffix in (filtered,) if filtered else ("", "none"):
-            tail = f",{suffix}" if suffix else ""
-            if f"{name}{tail}" in metrics:
-                value = _number(metrics[f"{name}{tail}"], f"{place}: {name}")
-                error = metrics.get(f"{name}_stderr{tail}")
-                known = isinstance(error, int | float) and math.isfinite(error)
-                return Score(100 * value, 100 * float(error) if known and error is not None else None, name)
-    wanted = " or ".join(_METRICS.get(task, _USUAL))
-    raise EvaluationError(f"{place}: no metric {wanted}; it has {', '.join(map(str, metrics))}")
+    key = score_key(task, metrics)
+    if key is None:
+        wanted = " or ".join(_METRICS.get(task, _USUAL))
+        raise EvaluationError(f"{place}: no metric {wanted}; it has {', '.join(map(str, metrics))}")
+    name, comma, filtered = key.partition(",")
+    value = _number(metrics[key], f"{place}: {name}")
+    error = metrics.get(f"{name}_stderr{comma}{filtered}")
+    known = isinstance(error, int | float) and math.isfinite(error)
+    return Score(100 * value, 100 * float(error) if known and error is not None else None, name)
 
 
 def _number(value: Any, place: str) -> float:

@@ -1,12 +1,14 @@
-"""The alignment tax from reported scores: pure, numbers in, numbers out.
+"""The alignment tax as a table of differences, and what stands out of it: pure, numbers in, numbers out.
 
-Scores without their items can only be compared as if the two models had answered different items. They answered the
-same ones, mostly alike, so the standard error of the difference is, if anything, too large, and the test too cautious.
+Reported scores, without their items, can only be compared as if the two models had answered different items (`tax`).
+They answered the same ones, mostly alike, so the standard error of the difference is, if anything, too large, and the
+test too cautious. Where the items are there, paired.py makes the cells.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from llm_expo.errors import EvaluationError
 from llm_expo.evaluation.lm_eval.results import Results
@@ -16,13 +18,15 @@ EXTRAPOLATED = "-ExPO"
 
 LEVEL = 0.05
 
+Test = Literal["unpaired normal", "McNemar", "paired t", "paired normal"]
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A model minus its reference on one task, in points; below 0 it is a tax.
+    """A model minus its reference on one task, in points (or nats, of likelihoods); below 0 it is a tax.
 
-    `p` two-sided by the normal distribution; `significant` at 5 % over all cells of the table (Holm). Both errors and p
-    are None where a score came without its standard error.
+    `p` two-sided by `test`; `significant` at 5 % over all cells of the table (Holm). Both errors and p are None where a
+    score came without its standard error.
     """
 
     model: str
@@ -32,7 +36,8 @@ class Cell:
     after: float
     se: float | None
     p: float | None
-    significant: bool
+    test: Test = "unpaired normal"
+    significant: bool = False
 
     @property
     def difference(self) -> float:
@@ -79,12 +84,13 @@ def tax(pairs: Sequence[tuple[Results, Results]]) -> list[Cell]:
                     f"{task}: {reference.model} has {before.metric} and {model.model} {after.metric}; compare one"
                 )
             se = None if before.se is None or after.se is None else math.hypot(before.se, after.se)
-            p = _two_sided(after.value - before.value, se)
-            cells.append(Cell(model.model, reference.model, task, before.value, after.value, se, p, False))
-    return _holm(cells)
+            p = two_sided(after.value - before.value, se)
+            cells.append(Cell(model.model, reference.model, task, before.value, after.value, se, p))
+    return holm(cells)
 
 
-def _two_sided(difference: float, se: float | None) -> float | None:
+def two_sided(difference: float, se: float | None) -> float | None:
+    """p of a difference, by the normal distribution."""
     if se is None:
         return None
     if se == 0:
@@ -92,15 +98,14 @@ def _two_sided(difference: float, se: float | None) -> float | None:
     return math.erfc(abs(difference) / se / math.sqrt(2))
 
 
-def _holm(cells: Sequence[Cell]) -> list[Cell]:
-    """Holm's step-down (1979): the k-th smallest of m p-values is held against 0.05 / (m - k + 1)."""
+def holm(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, significant or not, by Holm's step-down (1979): the k-th smallest of m p is held against
+    0.05 / (m - k + 1).
+    """
     tested = sorted((each.p, place) for place, each in enumerate(cells) if each.p is not None)
     significant = set()
     for rank, (p, place) in enumerate(tested):
         if p > LEVEL / (len(tested) - rank):
             break
         significant.add(place)
-    return [
-        Cell(each.model, each.reference, each.task, each.before, each.after, each.se, each.p, place in significant)
-        for place, each in enumerate(cells)
-    ]
+    return [replace(each, significant=place in significant) for place, each in enumerate(cells)]
