@@ -14,6 +14,7 @@ from llm_expo.errors import ExpoError
 if TYPE_CHECKING:
     from llm_expo.evaluation.models import Model
     from llm_expo.generation import Engine, Sampling
+    from llm_expo.generation.whole import Whole
     from llm_expo.scoring import Comparer, Scorer
     from llm_expo.scoring.endpoint import Endpoint
     from llm_expo.weights import Direction
@@ -174,6 +175,22 @@ def opened(arguments: argparse.Namespace, sampling: "Sampling") -> "Callable[[Mo
             yield engine_of(arguments, Direction.alone(model.place), sampling, held)
 
     return engine
+
+
+def whole_of(arguments: argparse.Namespace, direction: "Direction") -> "Whole":
+    """theta1 of `direction` as one whole model, for those that ask it in their own way."""
+    import torch
+
+    from llm_expo.generation.whole import Whole
+
+    name = device_of(arguments.device)
+    return Whole(
+        direction,
+        "auto" if name == "auto" else torch.device(name),
+        arguments.dtype,
+        arguments.out / "scratch",
+        arguments.trust_remote_code,
+    )
 
 
 def judge_of(arguments: argparse.Namespace, timeout: float = 120.0) -> "Endpoint | None":

@@ -16,6 +16,7 @@ from llm_expo.cli.engines import (
     scorers_of,
 )
 from llm_expo.cli.options import Refuse, add_checkpoints, name_checkpoints, numbers, positive, print_json
+from llm_expo.cli.tax import add_tax_options, check_tax, limit_of
 from llm_expo.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "2,1,0.5 (20 %%; the default) and 0.1 (40 and 100 %%)",
     )
 
+    add_tax_options(parser)
     add_sampling_options(parser)
     machine = add_engine_options(parser, "--on", "--engine")
     machine.add_argument("--batch-size", type=positive, help="prompts at once; default: 32")
@@ -114,6 +116,7 @@ def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
     if arguments.budget and arguments.strategy != "race":
         refuse("--budget goes with --strategy race")
     check_engine(arguments, refuse)
+    check_tax(arguments, refuse)
     name_checkpoints(arguments, refuse)
 
 
@@ -135,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as held:
         engine = engine_of(arguments, direction, sampling_of(arguments), held)
         scorers = scorers_of(arguments, held)
+        limit = limit_of(arguments, direction, engine)
         with terminal.search_logged() if arguments.log_json else terminal.search_watched() as watch:
             outcome = search(
                 direction,
@@ -144,6 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.out,
                 strategy=strategy,
                 choice=arguments.choose,
+                limit=limit,
                 min_gain=arguments.min_gain,
                 confirm_share=arguments.confirm_share,
                 batch_size=arguments.batch_size or BATCH_SIZE,

@@ -10,14 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_expo.cli.engines import device_of
+from llm_expo.cli.engines import whole_of
 from llm_expo.cli.options import Refuse, print_json
 from llm_expo.errors import EvaluationError, MissingExtraError
 
 if TYPE_CHECKING:
     from llm_expo.evaluation.lm_eval.tax import Cell
-    from llm_expo.evaluation.models import Model
-    from llm_expo.generation.whole import Whole
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     from llm_expo.evaluation.lm_eval.run import measure
     from llm_expo.evaluation.lm_eval.tasks import FAST, read_tasks
     from llm_expo.evaluation.models import read_models
+    from llm_expo.weights import Direction
 
     models = read_models(arguments.models)
     for model in models:
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     with redirect_stdout(sys.stderr), terminal.counted() as watch:
         answered = measure(
             models,
-            lambda model: _whole(arguments, model),
+            lambda model: whole_of(arguments, Direction.alone(model.place)),
             FAST if arguments.fast else read_tasks(arguments.tasks or "leaderboard"),
             arguments.out,
             tasks_from=arguments.tasks_from,
@@ -109,21 +108,6 @@ def run_results(arguments: argparse.Namespace) -> None:
         print_json({"cells": _plain(cells)})
         return
     _show(words.table(cells), [words.HOW_TO_READ, *words.standing_out(cells)])
-
-
-def _whole(arguments: argparse.Namespace, model: "Model") -> "Whole":
-    import torch
-
-    from llm_expo.generation.whole import Whole
-    from llm_expo.weights import Direction
-
-    return Whole(
-        Direction.alone(model.place),
-        torch.device(name) if (name := device_of(arguments.device)) != "auto" else "auto",
-        arguments.dtype,
-        arguments.out / "scratch",
-        arguments.trust_remote_code,
-    )
 
 
 def _plain(cells: "Sequence[Cell]") -> list[dict[str, Any]]:

@@ -12,11 +12,15 @@ from typing import Literal
 
 from llm_expo.errors import EvaluationError
 from llm_expo.evaluation.lm_eval.results import Results
+from llm_expo.stats import Interval
 
 EXTRAPOLATED = "-ExPO"
 """The paper's mark for an extrapolated model's name."""
 
 LEVEL = 0.05
+
+_ONE_SIDED = 1.6448536269514722
+"""The normal distribution's 95 % quantile."""
 
 Test = Literal["unpaired normal", "McNemar", "paired t", "paired normal"]
 
@@ -87,6 +91,22 @@ def tax(pairs: Sequence[tuple[Results, Results]]) -> list[Cell]:
             p = two_sided(after.value - before.value, se)
             cells.append(Cell(model.model, reference.model, task, before.value, after.value, se, p))
     return holm(cells)
+
+
+def lost(cells: Sequence[Cell]) -> Interval:
+    """What a model loses in the mean over its table, in points: above 0 is a tax.
+
+    The interval is two-sided at 90 % by the normal distribution, so its upper end bounds the tax with 95 % confidence.
+
+    Raises EvaluationError where a task has too few items for a standard error.
+    """
+    for each in cells:
+        if each.se is None:
+            raise EvaluationError(f"{each.task}: too few items for a standard error")
+    mean = -math.fsum(each.difference for each in cells) / len(cells)
+    se = math.hypot(*(each.se for each in cells if each.se is not None)) / len(cells)
+    reach = _ONE_SIDED * se
+    return Interval(mean, se, mean - reach, mean + reach, len(cells), 0.9)
 
 
 def two_sided(difference: float, se: float | None) -> float | None:
