@@ -1,5 +1,6 @@
 """Models times tasks: each finished pair is kept, and not run again. Loads a model only where something is missing."""
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,15 +59,8 @@ def measure(
             names = leaves(record, out / model.name, each)
             wanted += [(each, name, tasks[name]) for name in names if name not in record["results"]]
         if wanted:
-            watch(f"{model.name}: loading", 0, 1)
-            lm = harness.wrapped(whole.load(), whole.tokenizer, batch_size)
-            for each, name, task in wanted:
-                progress = _counter(watch, f"{model.name}: {name}")
-                try:
-                    found, samples = harness.put(lm, name, task, each.shots, chat, limit, progress)
-                except EvaluationError as error:
-                    raise EvaluationError(f"{model.name}: {error}") from error
-                keep(out / model.name, record, each, found, samples)
+            _ask(model, whole, record, wanted, out, chat=chat, limit=limit, batch_size=batch_size, watch=watch)
+            gc.collect()  # lm-eval's wrapper refers to itself, and the next model needs the memory
     return [
         read_answered(
             out / model.name, record, [name for each in asked for name in leaves(record, out / model.name, each)]
@@ -89,6 +83,29 @@ def _read(model: Model, whole: "Whole", out: Path, chat: bool, limit: int | None
         "config": {"model": "hf", "model_args": {"pretrained": model.place, "dtype": whole.dtype}, "limit": limit},
     }
     return record
+
+
+def _ask(
+    model: Model,
+    whole: "Whole",
+    record: Record,
+    wanted: Sequence[tuple[Asked, str, Any]],
+    out: Path,
+    *,
+    chat: bool,
+    limit: int | None,
+    batch_size: int,
+    watch: Watch,
+) -> None:
+    watch(f"{model.name}: loading", 0, 1)
+    lm = harness.wrapped(whole.load(), whole.tokenizer, batch_size)
+    for asked, name, task in wanted:
+        progress = _counter(watch, f"{model.name}: {name}")
+        try:
+            found, samples = harness.put(lm, name, task, asked.shots, chat, limit, progress)
+        except EvaluationError as error:
+            raise EvaluationError(f"{model.name}: {error}") from error
+        keep(out / model.name, record, asked, found, samples)
 
 
 def _counter(watch: Watch, what: str) -> Callable[[int, int], None]:
