@@ -205,6 +205,19 @@ def judge_of(arguments: argparse.Namespace, timeout: float = 120.0) -> "Endpoint
     return endpoint_from(arguments.judge, arguments.out / "answers.sqlite", arguments.judge_prices, timeout)
 
 
+def tell_bill(judge: "Endpoint", asker: str) -> None:
+    """What the judge's answers cost so far, on standard error."""
+    from llm_expo import terminal
+
+    bill = judge.bill(asker)
+    price = "" if bill.price is None else f", {bill.price:,.2f} in all"
+    uncounted = f" ({bill.uncounted} came without their tokens)" if bill.uncounted else ""
+    terminal.note(
+        f"{judge.model}: {bill.answers:,} answers, {bill.tokens_in:,} tokens read, {bill.tokens_out:,} written{price}"
+        f"{uncounted}"
+    )
+
+
 def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer | Comparer]":
     """The scorers that `--scorer` names; with Ray, reward models in as many replicas as the engine."""
     from llm_expo.scoring import Scorer, scorer_from, scorers_from

@@ -11,6 +11,10 @@ from llm_expo.cli.yardsticks import alpaca_eval, lm_eval, mt_bench
 YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval, "mt_bench": mt_bench, "lm_eval": lm_eval}
 
 
+ELSEWHERE = {"annotations": "alpaca_eval", "judgements": "mt_bench", "results": "lm_eval"}
+"""Options that take what was judged or measured elsewhere, and whose it is."""
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """All of `evaluate`'s."""
     parser.add_argument(
@@ -70,10 +74,13 @@ def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
         )
     if arguments.models and (arguments.on is None or arguments.out is None):
         refuse("--on and --out are required with MODEL")
-    if arguments.gamed is not None and arguments.results:
-        refuse("--gamed goes with --on alpaca_eval or --annotations")
-    if arguments.questions is not None and arguments.on != "mt_bench" and not arguments.judgements:
-        refuse("--questions goes with --on mt_bench or --judgements")
+    for way, name in ELSEWHERE.items():
+        if getattr(arguments, way):
+            arguments.on = name
+    for name, yardstick in YARDSTICKS.items():
+        for option in yardstick.OWN:
+            if name != arguments.on and getattr(arguments, option) not in (None, False):
+                refuse(f"--{option.replace('_', '-')} goes with --on {name}")
     check_engine(arguments, refuse)
     if arguments.models:
         YARDSTICKS[arguments.on].check(arguments, refuse)
@@ -81,11 +88,8 @@ def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure models, or show figures of what was judged or measured elsewhere."""
-    if arguments.annotations:
-        alpaca_eval.run_annotations(arguments)
-    elif arguments.judgements:
-        mt_bench.run_judgements(arguments)
-    elif arguments.results:
-        lm_eval.run_results(arguments)
+    yardstick = YARDSTICKS[arguments.on]
+    if arguments.models:
+        yardstick.run(arguments)
     else:
-        YARDSTICKS[arguments.on].run(arguments)
+        yardstick.run_elsewhere(arguments)

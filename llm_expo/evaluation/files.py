@@ -73,8 +73,8 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def save_lines(path: Path, records: Iterable[Any]) -> None:
-    """The same as a JSONL file, an object a line."""
-    _save(path, (json.dumps(each, ensure_ascii=False, default=_plain) + "\n" for each in records))
+    """The same as a JSONL file, an object a line; ASCII, so that half a character can be kept, too."""
+    _save(path, (json.dumps(each, default=_plain) + "\n" for each in records))
 
 
 def _save(path: Path, parts: Iterable[str]) -> None:

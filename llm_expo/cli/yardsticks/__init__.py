@@ -1,1 +1,2 @@
-"""What `llm-expo evaluate --on` names, a module each: `add_options`, `check` and `run`, which writes and prints."""
+"""What `llm-expo evaluate --on` names, a module each: `OWN`, `add_options`, `check`, `run`, and
+`run_elsewhere` for what was judged or measured elsewhere."""

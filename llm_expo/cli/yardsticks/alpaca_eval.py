@@ -6,12 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_expo.cli.engines import judge_of, opened, sampling_of
+from llm_expo.cli.engines import judge_of, opened, sampling_of, tell_bill
 from llm_expo.cli.options import Refuse, print_json
 from llm_expo.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from llm_expo.evaluation.alpaca_eval.comparison import Compared
+
+
+OWN = ("baseline", "template", "gamed")
+"""The names of its own options."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
             terminal.show_line(str(path))
         terminal.note("--judge MODEL@URL judges these; judged elsewhere, --annotations takes the judgements")
         return
+    tell_bill(judge, asker(judge, template))
     _show(compare_models(found, companion), arguments.json)
 
 
-def run_annotations(arguments: argparse.Namespace) -> None:
+def run_elsewhere(arguments: argparse.Namespace) -> None:
     """Figures of judgements made elsewhere."""
     from llm_expo.evaluation.alpaca_eval.annotations import read_annotations
     from llm_expo.evaluation.alpaca_eval.companion import read_companion

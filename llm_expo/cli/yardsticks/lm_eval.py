@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llm_expo.evaluation.lm_eval.tax import Cell
 
 
+OWN = ("tasks", "tasks_from", "fast", "chat_template")
+"""The names of its own options."""
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Its own."""
     group = parser.add_argument_group("lm-evaluation-harness")
@@ -97,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
         _show(words.table(golds, digits=3), [words.HOW_TO_READ_GOLD])
 
 
-def run_results(arguments: argparse.Namespace) -> None:
+def run_elsewhere(arguments: argparse.Namespace) -> None:
     """The tax by results that are there."""
     from llm_expo.evaluation.lm_eval import words
     from llm_expo.evaluation.lm_eval.results import read_results

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_expo.cli.engines import judge_of, opened, sampling_of
+from llm_expo.cli.engines import judge_of, opened, sampling_of, tell_bill
 from llm_expo.cli.options import Refuse, print_json
 from llm_expo.errors import MissingExtraError
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _JUDGE_WRITES_FOR = 600.0
 """Seconds: an explanation of up to 2048 tokens, eight of them at once, from a server of one's own."""
+
+
+OWN = ("questions",)
+"""The names of its own options."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -76,10 +80,11 @@ def run(arguments: argparse.Namespace) -> None:
             terminal.show_line(str(path))
         terminal.note("--judge MODEL@URL judges these; judged elsewhere, --judgements takes the judgements")
         return
+    tell_bill(judge, asker(judge))
     _show(compare_models(judged, {each.id: each.category for each in questions}), arguments.json)
 
 
-def run_judgements(arguments: argparse.Namespace) -> None:
+def run_elsewhere(arguments: argparse.Namespace) -> None:
     """Scores of judgements made elsewhere; by category where the questions are given."""
     _see_to_scipy()
     from llm_expo.evaluation.mt_bench.judgements import read_judgements

@@ -58,6 +58,7 @@ def judge_outputs(
 
     Raises as `annotate`; what was judged so far is kept by the endpoint.
     """
+    out.mkdir(parents=True, exist_ok=True)  # for the judge's answers
     found = []
     for model, each in zip(models, outputs, strict=True):
         progress = partial(_of(model, watch), "judgements")

@@ -7,6 +7,5 @@ run.py      models times tasks, each finished pair kept
 results.py  result files, lm-evaluation-harness's own or collected ones
 tax.py      a model minus its reference, task by task, with significance
 paired.py   the same from the items themselves
-limit.py    the best reward whose tax stays under a limit
 words.py    all of it in words
 """

@@ -13,15 +13,13 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
 @pytest.fixture
 def place(tmp_path, pair, monkeypatch) -> Path:
-    """A working directory with a pair, tasks, prompts, and a scorer that likes what theta(2) says best."""
+    """A working directory with a pair, tasks, prompts, and a scorer to which theta(0.5) does better."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     write_tasks(tmp_path / "tasks")
     Path("prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"the cat {'sun ' * i}"}) for i in range(36)))
-    Path("taxed_rewards.py").write_text(
-        "import zlib\ndef score(c): return [len(set(m[-1]['content'].split())) for m in c]\n"
-    )
+    Path("taxed_rewards.py").write_text("def score(c): return [len(m[-1]['content'].split()) for m in c]\n")
     return tmp_path
 
 

@@ -197,7 +197,7 @@ def test_what_a_judge_refuses_has_no_rating(bench, server, capsys):
 def test_bad_input(bench, server, capsys):
     judge = ("--judge", f"judge@{server.url}")
     assert "--on mt_bench needs --questions DIR" in usage(capsys, "evaluate m --on mt_bench --out out".split())
-    assert "--questions goes with --on mt_bench or --judgements" in usage(
+    assert "--questions goes with --on mt_bench" in usage(
         capsys, "evaluate m --on alpaca_eval --questions data --out out".split()
     )
     Path("data/mt_bench/reference_answer/gpt-4.jsonl").rename("data/gpt-4.jsonl")

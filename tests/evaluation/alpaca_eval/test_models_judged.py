@@ -1,6 +1,7 @@
 """`llm-expo evaluate MODEL... --on alpaca_eval`: tiny real models, a judge on loopback."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def refused(capsys, arguments: list[str]) -> str:
 def test_two_models_are_judged_and_compared(place, server, capsys):
     judged = evaluate("theta0", "theta1", more=f"--judge m@{server.url}")
     assert main(judged) == 0
-    told = capsys.readouterr().out
+    told, noted = capsys.readouterr()
+    assert f"m: {server.chat.tries} answers, " in noted
     assert "theta1 - theta0: win rate" in told and "NOT the leaderboard's" in told
     outputs = json.loads(Path("figures/theta1/outputs.json").read_text())
     assert len(outputs) == 30 and outputs[0].keys() == {"dataset", "instruction", "output", "generator"}
@@ -74,6 +76,10 @@ def test_two_models_are_judged_and_compared(place, server, capsys):
     assert main([*evaluate(*files, more=f"--judge m@{server.url} --json")]) == 0
     assert json.loads(capsys.readouterr().out) == figures
     assert server.chat.tries == tries
+    files = [f"{name}={Path('figures', name, 'outputs.json').rename(f'{name}.json')}" for name in ("theta0", "theta1")]
+    shutil.rmtree("figures")
+    assert main([*evaluate(*files, more=f"--judge m@{server.url} --json")]) == 0
+    assert json.loads(capsys.readouterr().out) == figures
 
 
 def test_outputs_alone(place, capsys):
@@ -116,6 +122,8 @@ def test_wrong_usage(capsys):
         (["evaluate", "m", "--on", "alpaca_eval"], "--on and --out are required with MODEL"),
         (["evaluate", "m", "--annotations", "a"], "give MODEL"),
         (evaluate("m", more="--template t"), "--template goes with --judge"),
+        (evaluate("m", more="--questions q"), "--questions goes with --on mt_bench"),
+        (["evaluate", "--results", "r", "--gamed", "g"], "--gamed goes with --on alpaca_eval"),
         (evaluate("m", more="--engine ray --tensor-parallel 2"), "--tensor-parallel goes with the engine vllm"),
     ]:
         with pytest.raises(SystemExit) as stopped:
