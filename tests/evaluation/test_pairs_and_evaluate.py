@@ -87,4 +87,4 @@ def test_evaluate_says_what_is_wrong(tmp_path, capsys):
     assert refused(capsys, ["evaluate", "--results", missing]) == f"{missing}: no such file"
     assert refused(capsys, ["evaluate", "--annotations", missing]) == f"{missing}: no such file"
     assert "--gamed goes with --on alpaca_eval" in usage(capsys, ["evaluate", "--results", missing, "--gamed", "x"])
-    assert "one of the arguments --annotations --results is required" in usage(capsys, ["evaluate"])
+    assert "give MODEL... --on YARDSTICK --out DIR, or --annotations" in usage(capsys, ["evaluate"])
