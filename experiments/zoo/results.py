@@ -2,9 +2,9 @@
 
     python experiments/zoo/results.py DIR
 
-Takes what DIR/tables holds, as far as it has come, and writes experiments/zoo/results/PAIR.parquet. An alpha of which
-replies are missing is left out. Along come DIR/log.jsonl, the pairs of replies that the models were trained on
-(results/reply_pairs.parquet) and the trainings' metrics (results/training.jsonl).
+Writes experiments/zoo/results/PAIR.parquet of every table in DIR/tables that is whole. Along come DIR/log.jsonl, the
+pairs of replies that the models were trained on (results/reply_pairs.parquet) and the trainings' metrics
+(results/training.jsonl).
 """
 
 import argparse
@@ -15,7 +15,8 @@ from typing import Any
 import journal
 import pyarrow as pa
 import pyarrow.parquet as pq
-from table import REPLIES
+from pairs import PAIRS
+from table import REPLIES, finished_alphas, next_alpha
 
 RESULTS = Path(__file__).with_name("results")
 SCHEMA = pa.schema(
@@ -40,9 +41,9 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     RESULTS.mkdir(exist_ok=True)
     for path in sorted((folder / "tables").glob("*.jsonl")):
-        rows = finished(journal.read(path))
-        if rows:
-            keep(pa.Table.from_pylist(rows, schema=SCHEMA), path.stem)
+        lines = journal.read(path)
+        if path.stem not in PAIRS or next_alpha(finished_alphas(lines)) is None:
+            keep(pa.Table.from_pylist(finished(lines), schema=SCHEMA), path.stem)
     keep(pa.Table.from_pylist(journal.read(folder / "pairs.jsonl")), "reply_pairs")
     shutil.copy(folder / "log.jsonl", RESULTS.parent)
     runs = sorted((folder / "runs").glob("*/metrics.jsonl"))
