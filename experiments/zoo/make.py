@@ -25,7 +25,7 @@ from pathlib import Path
 import journal
 from pairs import CONTROLLED, PAIRS, REPEATED, THETA0, recipe_of, theta1_of
 from reply_pairs import make_pairs
-from table import OTHER_SEED
+from table import OTHER_SEED, is_whole
 
 from llm_expo.demo.pair import make_pair
 
@@ -61,10 +61,11 @@ def main() -> None:
         sys.exit(f"{folder}: another run, or a task that outlived one, is at work in it")
 
     make_pair(folder)
-    parts = [f"{i}/{SAMPLING_PARTS}" for i in range(SAMPLING_PARTS)]
-    samples = [Task(f"sample-{i}", script("sample.py", folder, "--part", part)) for i, part in enumerate(parts)]
-    run(samples, options.jobs, folder)
-    make_pairs(folder)
+    if not (folder / "pairs.jsonl").exists():
+        parts = [f"{i}/{SAMPLING_PARTS}" for i in range(SAMPLING_PARTS)]
+        samples = [Task(f"sample-{i}", script("sample.py", folder, "--part", part)) for i, part in enumerate(parts)]
+        run(samples, options.jobs, folder)
+        make_pairs(folder)
     recipes = folder / "recipes"  # beside theta0 and the pairs of replies, which they name
     recipes.mkdir(exist_ok=True)
     for recipe in HERE.glob("*.toml"):
@@ -73,9 +74,9 @@ def main() -> None:
 
 
 def training_and_tables(folder: Path) -> list[Task]:
-    """In the order in which they shall start, as far as what they need is there."""
+    """In the order in which they shall start, as far as what they need is there; of whole tables, nothing."""
     tasks = [Task("table-theta0", script("table.py", folder, THETA0))]
-    for pair in PAIRS:
+    for pair in (pair for pair in PAIRS if not is_whole(folder, pair)):
         theta1, recipe = theta1_of(folder, pair), recipe_of(pair)
         if recipe is None:
             made = Task(pair, script("controls.py", folder, pair), theta1, (theta1_of(folder, CONTROLLED),))

@@ -2,9 +2,9 @@
 
     python experiments/zoo/results.py DIR
 
-Writes experiments/zoo/results/PAIR.parquet of every table in DIR/tables that is whole. Along come DIR/log.jsonl, the
-pairs of replies that the models were trained on (results/reply_pairs.parquet) and the trainings' metrics
-(results/training.jsonl).
+Writes experiments/zoo/results/PAIR.parquet of every table in DIR/tables that is whole, and PAIR.partial.parquet of one
+that is not yet, for restore.py alone. Along come DIR/log.jsonl, the pairs of replies that the models were trained on
+(results/reply_pairs.parquet) and the trainings' metrics (results/training.jsonl).
 """
 
 import argparse
@@ -19,6 +19,8 @@ from pairs import PAIRS
 from table import REPLIES, finished_alphas, next_alpha
 
 RESULTS = Path(__file__).with_name("results")
+LOG = RESULTS.with_name("log.jsonl")
+PARTIAL = ".partial"
 SCHEMA = pa.schema(
     [
         ("alpha", pa.float64()),
@@ -42,14 +44,16 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for path in sorted((folder / "tables").glob("*.jsonl")):
         lines = journal.read(path)
-        if path.stem not in PAIRS or next_alpha(finished_alphas(lines)) is None:
-            keep(pa.Table.from_pylist(finished(lines), schema=SCHEMA), path.stem)
+        whole = path.stem not in PAIRS or next_alpha(finished_alphas(lines)) is None
+        keep(pa.Table.from_pylist(finished(lines), schema=SCHEMA), path.stem if whole else f"{path.stem}{PARTIAL}")
+        if whole:
+            (RESULTS / f"{path.stem}{PARTIAL}.parquet").unlink(missing_ok=True)
     keep(pa.Table.from_pylist(journal.read(folder / "pairs.jsonl")), "reply_pairs")
-    shutil.copy(folder / "log.jsonl", RESULTS.parent)
-    runs = sorted((folder / "runs").glob("*/metrics.jsonl"))
-    journal.write(
-        RESULTS / "training.jsonl", ({"recipe": run.parent.name, **row} for run in runs for row in journal.read(run))
-    )
+    shutil.copy(folder / "log.jsonl", LOG)
+    runs = {run.parent.name: run for run in sorted((folder / "runs").glob("*/metrics.jsonl"))}
+    kept = [row for row in journal.read(RESULTS / "training.jsonl") if row["recipe"] not in runs]
+    trained = [{"recipe": name, **row} for name, run in runs.items() for row in journal.read(run)]
+    journal.write(RESULTS / "training.jsonl", sorted(kept + trained, key=lambda row: row["recipe"]))
 
 
 def keep(table: pa.Table, name: str) -> None:

@@ -173,6 +173,10 @@ def next_alpha(found: Mapping[float, Alpha]) -> float | None:
     return None
 
 
+def is_whole(folder: Path, pair: str) -> bool:
+    return next_alpha(finished_alphas(journal.read(folder / "tables" / f"{pair}.jsonl"))) is None
+
+
 def past_cliff(alpha: float, found: Mapping[float, Alpha]) -> bool:
     """The replies are in fragments, and below a smaller alpha's in reward, by more than chance."""
     highest = max((found[each] for each in found if each <= alpha), key=lambda each: each.reward)

@@ -19,8 +19,7 @@ def in_parts(
     batches: Iterable[Sequence[A]],
     compute: Callable[[Sequence[A], threading.Event], Sequence[B]],
     *,
-    size: Callable[[A], int],
-    most: int | None,
+    parted: Callable[[Sequence[A]], Sequence[Sequence[int]]],
     workers: int,
     start: Callable[[], object] = lambda: None,
     abandoned: threading.Event | None = None,
@@ -31,15 +30,14 @@ def in_parts(
         batches: taken from as there is a thread to compute them, a little ahead of what is asked for.
         compute: one answer to each of a part; should end soon with any error once the event is set, as it is when
             nobody waits for the rest.
-        size: of an element; those of about one size come into one part.
-        most: elements of a part; None for whole batches.
+        parted: a batch's parts, as the places of their elements.
         workers: threads.
         start: called once in each thread before anything else.
         abandoned: the event that `compute` is given, for whoever has to set it while this waits for an answer.
     """
     abandoned = abandoned or threading.Event()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="llm-expo", initializer=start)
-    waiting: deque[list[tuple[list[int], Future[Sequence[B]]]]] = deque()
+    waiting: deque[list[tuple[Sequence[int], Future[Sequence[B]]]]] = deque()
     source = iter(batches)
     try:
         while True:
@@ -50,7 +48,7 @@ def in_parts(
                 waiting.append(
                     [
                         (places, pool.submit(compute, [batch[place] for place in places], abandoned))
-                        for places in cut([size(element) for element in batch], most)
+                        for places in parted(batch)
                     ]
                 )
             if not waiting:

@@ -43,6 +43,9 @@ B = TypeVar("B")
 _ROWS_ON_CPU = 32
 """Replies that a thread computes together: more would gain little, and leave other threads without work."""
 
+_READ_ON_CPU = 8
+"""Replies that a thread reads together: what is computed of more of them does not stay in the cache."""
+
 _LOGIT_ELEMENTS = 1 << 26
 """Logits held at once while log-probabilities are read: 256 MiB in float32."""
 
@@ -113,7 +116,7 @@ class TransformersEngine:
     @cached_property
     def settings(self) -> dict[str, Json]:
         return {
-            "engine": "transformers/2",  # counts the arithmetics: a study is not continued with another
+            "engine": "transformers/3",  # counts the arithmetics: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
             "dtype": self._dtype,
@@ -158,26 +161,36 @@ class TransformersEngine:
         self, alpha: float, batches: Iterable[Sequence[Request]], *, abandoned: Event | None = None
     ) -> Iterator[list[Reply]]:
         """See `Engine`. Ends with an EngineError soon after another thread has set `abandoned`."""
-        model, threads = self._model(alpha), torch.get_num_threads()
+        model, rows = self._model(alpha), self._rows
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
+        yield from self._at_work(
+            batches,
+            lambda part, abandoned: self._as_memory_allows(lambda some: self._decoded(model, some, abandoned), part),
+            lambda batch: cut([len(request.tokens) for request in batch], rows),
+            abandoned,
+        )
+
+    def _at_work(
+        self,
+        batches: Iterable[Sequence[A]],
+        compute: Callable[[Sequence[A], Event], list[B]],
+        parted: Callable[[Sequence[A]], list[list[int]]],
+        abandoned: Event | None = None,
+    ) -> Iterator[list[B]]:
+        """On a CPU several workers with a thread each, which do more than one with several; no answer depends on it."""
+        threads = torch.get_num_threads()
+
+        def start() -> None:
+            if self._on_cpu:
+                torch.set_num_threads(1)
+
         try:
             yield from in_parts(
-                batches,
-                partial(self._replies, model),
-                size=lambda request: len(request.tokens),
-                most=self._rows,
-                workers=self._workers,
-                start=self._one_thread,
-                abandoned=abandoned,
+                batches, compute, parted=parted, workers=self._workers, start=start, abandoned=abandoned
             )
         finally:
             torch.set_num_threads(threads)
-
-    def _one_thread(self) -> None:
-        """Several workers with a thread each do more than one with several; and replies then depend on neither."""
-        if self._on_cpu:
-            torch.set_num_threads(1)
 
     def _model(self, alpha: float) -> PreTrainedModel:
         model = self._live.at(alpha)
@@ -187,9 +200,6 @@ class TransformersEngine:
             pack(model)
             self._packed = weights
         return model
-
-    def _replies(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
-        return self._as_memory_allows(lambda some: self._decoded(model, some, abandoned), requests)
 
     def _as_memory_allows(self, do: Callable[[Sequence[A]], list[B]], rows: Sequence[A]) -> list[B]:
         """As many rows at once as memory allows, which is found out by trying."""
@@ -224,15 +234,15 @@ class TransformersEngine:
         self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
     ) -> Iterator[list[float]]:
         model = self._model(alpha)
-        for batch in batches:
-            longest = max(len(reply) for _, reply in batch)
-            at_once = max(1, _LOGIT_ELEMENTS // (longest * self._vocabulary.config.vocab_size))
-            values = [0.0] * len(batch)
-            for part in cut([len(prompt) + len(reply) for prompt, reply in batch], at_once):
-                read = self._as_memory_allows(partial(self._read, model), [batch[place] for place in part])
-                for place, value in zip(part, read, strict=True):
-                    values[place] = value
-            yield values
+        yield from self._at_work(
+            batches, lambda part, _: self._as_memory_allows(partial(self._read, model), part), self._parts_to_read
+        )
+
+    def _parts_to_read(self, batch: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
+        longest = max(len(reply) for _, reply in batch)
+        most = max(1, _LOGIT_ELEMENTS // (longest * self._vocabulary.config.vocab_size))
+        sizes = [len(prompt) + len(reply) for prompt, reply in batch]
+        return cut(sizes, min(most, _READ_ON_CPU) if self._on_cpu else most)
 
     def _read(self, model: PreTrainedModel, part: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
         inputs, mask = pad_left([[*prompt, *reply] for prompt, reply in part], self._vocabulary.stops[0], self._device)

@@ -7,6 +7,10 @@ import pytest
 from llm_expo.generation.parts import cut, in_parts
 
 
+def in_twos(batch):
+    return cut([len(element) for element in batch], 2)
+
+
 def test_a_batch_is_cut_by_size_into_even_parts():
     assert cut([3, 9, 1, 7, 5], 2) == [[1], [3, 4], [0, 2]]
     assert cut([3, 9, 1], None) == [[1, 0, 2]]
@@ -23,10 +27,10 @@ def test_parts_do_not_depend_on_the_workers(workers):
         return [f"{element}!" for element in part]
 
     batches = [["aaa", "b", "cc", "dddd"], ["e"], ["ff", "g", "hhh"]]
-    answers = list(in_parts(batches, compute, size=len, most=2, workers=workers))
+    answers = list(in_parts(batches, compute, parted=in_twos, workers=workers))
     assert answers == [[f"{element}!" for element in batch] for batch in batches]
     assert seen == {("dddd", "aaa"), ("cc", "b"), ("e",), ("hhh",), ("ff", "g")}
-    assert list(in_parts([], compute, size=len, most=2, workers=workers)) == []
+    assert list(in_parts([], compute, parted=in_twos, workers=workers)) == []
 
 
 def test_an_error_ends_the_rest():
@@ -43,7 +47,7 @@ def test_an_error_ends_the_rest():
         return part
 
     with pytest.raises(ValueError, match="of bad"):
-        list(in_parts([["bad"], ["slow"]], compute, size=len, most=2, workers=2))
+        list(in_parts([["bad"], ["slow"]], compute, parted=in_twos, workers=2))
     assert ended.is_set()
 
 
@@ -53,7 +57,7 @@ def test_who_stops_asking_stops_the_work():
             assert abandoned.wait(60)
         return part
 
-    answers = in_parts([["first"], ["second"], ["third"]], compute, size=len, most=2, workers=2)
+    answers = in_parts([["first"], ["second"], ["third"]], compute, parted=in_twos, workers=2)
     assert next(answers) == ["first"]
     answers.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("llm-expo")]
@@ -67,7 +71,7 @@ def test_batches_are_taken_as_they_are_wanted():
             taken.append(number)
             yield [number]
 
-    answers = in_parts(batches(), lambda part, _: part, size=lambda _: 1, most=None, workers=1)
+    answers = in_parts(batches(), lambda part, _: part, parted=lambda batch: cut([1] * len(batch), None), workers=1)
     next(answers)
     assert len(taken) < 100
     answers.close()

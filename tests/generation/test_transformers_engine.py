@@ -394,7 +394,7 @@ def test_out_of_memory_halves_what_is_read_together(engine, monkeypatch, caplog)
     monkeypatch.setattr(engine, "_read", read_some)
     [values] = engine.log_probabilities(0.5, [texts])
     assert values == pytest.approx(expected, abs=1e-5)
-    assert "out of memory at 12 replies at once: going on with 6" in caplog.text
+    assert "out of memory at 6 replies at once: going on with 3" in caplog.text
 
 
 def test_a_model_that_is_spread_replies_alike(pair, engine):
