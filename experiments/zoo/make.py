@@ -75,7 +75,11 @@ def main() -> None:
 
 def training_and_tables(folder: Path) -> list[Task]:
     """In the order in which they shall start, as far as what they need is there; of whole tables, nothing."""
-    tasks = [Task("table-theta0", script("table.py", folder, THETA0))]
+    again = script("table.py", folder, REPEATED, "--seed", str(OTHER_SEED), "--alphas", REPEATED_ALPHAS)
+    tasks = [
+        Task("table-theta0", script("table.py", folder, THETA0)),
+        Task(f"table-{REPEATED}-again", again, needs=(theta1_of(folder, REPEATED),)),
+    ]
     for pair in (pair for pair in PAIRS if not is_whole(folder, pair)):
         theta1, recipe = theta1_of(folder, pair), recipe_of(pair)
         if recipe is None:
@@ -87,8 +91,6 @@ def training_and_tables(folder: Path) -> list[Task]:
         if made not in tasks:
             tasks.append(made)
         tasks.append(Task(f"table-{pair}", script("table.py", folder, pair), needs=(theta1,)))
-    again = script("table.py", folder, REPEATED, "--seed", str(OTHER_SEED), "--alphas", REPEATED_ALPHAS)
-    tasks.append(Task(f"table-{REPEATED}-again", again, needs=(theta1_of(folder, REPEATED),)))
     return tasks
 
 

@@ -20,8 +20,8 @@ _TRAINED = {
 }
 CONTROLS = ("noise", "reversed")
 PAIRS = (
-    *("dpo-0-40", "dpo-0-100", "noise", "dpo-0-20", "dpo-1-40", "simpo", "dpo-1-100", "dpo-0-10", "over-trained"),
-    *("reversed", "length-biased", "dpo-1-20", "dpo-1-10"),
+    *("dpo-0-40", "dpo-0-100", "noise", "dpo-0-20", "dpo-1-40", "simpo", "dpo-1-100", "dpo-0-10", "reversed"),
+    *("dpo-1-20", "length-biased", "dpo-1-10", "over-trained"),
 )
 """The most telling first: so they are trained and measured."""
 
