@@ -15,7 +15,7 @@ from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
-from llm_expo.checkpoints.sidefiles import FileDifference, differences
+from llm_expo.checkpoints.sidefiles import FileDifference, beside, differences
 from llm_expo.errors import CheckpointError
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.distance import Distance, cosine_of_turn
@@ -160,7 +160,7 @@ def _measure(sides: Mapping[str, Checkpoint]) -> dict[_Pair, Comparison]:
             {name: partner.name for name, partner in pairing.partners.items() if partner.name != name},
             pairing.problems,
             pairing.notes,
-            differences(sides[a].path, sides[b].path),
+            differences(beside(sides[a].folders), beside(sides[b].folders)),
         )
         for (a, b), pairing in pairings.items()
     }

@@ -15,7 +15,7 @@ from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.origins import place
 from llm_expo.checkpoints.reader import Reader
-from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, beside, side_file
 from llm_expo.errors import ExpoError
 from llm_expo.weights.adapters import plan_as_given
 from llm_expo.weights.direction import Sides
@@ -97,7 +97,7 @@ def write(
     report = progress if progress is not None else lambda _: None
     direction = extrapolation.direction
     refuse_output(out, tuple(dict.fromkeys(shard.path.parent for shard in extrapolation.shards)))
-    beside = _beside(direction.aligned)
+    own = beside(direction.aligned.folders)
     warnings = (*extrapolation.notes, *direction.warnings())
     machine: AbstractContextManager[int] = nullcontext(workers or min(_cores(), _MOST_WORKERS))
     if on == "ray":
@@ -117,7 +117,7 @@ def write(
             with created(partial.folder / name) as fd:
                 write_exactly(fd, memoryview(raw), 0)
         report(sum(map(len, extrapolation.made.values())))
-        for name, path in beside.items():
+        for name, path in own.items():
             (partial.folder / name).parent.mkdir(exist_ok=True)
             with created(partial.folder / name) as fd, open(fd, "wb", closefd=False) as writing:
                 writing.writelines(side_file(path, extrapolation.dtype))
@@ -134,11 +134,6 @@ def write(
         warnings=warnings,
         seconds=time.monotonic() - started,
     )
-
-
-def _beside(checkpoint: Checkpoint) -> dict[str, Path]:
-    """The files that belong to a checkpoint, by name; an adapter's take the place of its base's."""
-    return {name: folder / name for folder in checkpoint.folders for name in side_files(folder)}
 
 
 def _cores() -> int:

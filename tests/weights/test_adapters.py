@@ -212,7 +212,8 @@ def test_what_lies_beside(
     assert any("chat_template.jinja: differs" in warning for warning in written.warnings)
     # A merged model's folder is the base's, but for what the adapter brings.
     whole = Direction(Checkpoint.open(base), adapted(Checkpoint.open(base), Adapter.open(theta1)))
-    write(plan(whole, 1.5), tmp_path / "whole")
+    written = write(plan(whole, 1.5), tmp_path / "whole")
+    assert any("chat_template.jinja: differs" in warning for warning in written.warnings)
     assert (tmp_path / "whole" / "chat_template.jinja").read_text() == "theta1's"
     assert (tmp_path / "whole" / "config.json").read_bytes() == (base / "config.json").read_bytes()
     assert not (tmp_path / "whole" / "adapter_config.json").exists()
