@@ -33,9 +33,7 @@ class Pairing:
     notes: tuple[str, ...]  # what was matched in another way than by its name, or left out
 
 
-def pair(
-    initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse", kept: Collection[str] = ()
-) -> Pairing:
+def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse", kept: Collection[str] = ()) -> Pairing:
     """Find the tensor of theta0 from which each one of theta1 was trained.
 
     new_rows: "copy" lets theta1's vocabulary be larger: in tensors that differ in nothing but as many rows as an
@@ -153,7 +151,7 @@ def _copied(
     """
     if isinstance(tensor, Tensor) and (found := places.get(replace(tensor, name=""))) is not None:
         return found
-    return next((name for name in alike if same_bytes(checkpoint, tensor, others[name])), None)
+    return next((name for name in alike if same_bytes(checkpoint.shards, tensor, others[name])), None)
 
 
 def _some(names: Collection[str]) -> str:
@@ -274,8 +272,8 @@ def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str,
         if re.search(r"lm_head|embed_out", head)
         for name in embeddings
         if name != head
-        and same_bytes(aligned, ours[head], ours[name])
-        and not same_bytes(initial, matched[head], matched[name])
+        and same_bytes(aligned.shards, ours[head], ours[name])
+        and not same_bytes(initial.shards, matched[head], matched[name])
     ]
 
 

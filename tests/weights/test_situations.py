@@ -215,6 +215,7 @@ def test_bin(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str], bin
     assert "give --allow-bin, which executes nothing" in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
     assert main([*arguments, "--allow-bin"]) == 0
+    assert main(["compare", *map(str, folders), "--allow-bin"]) == 0
     assert same(read(tmp_path / "out"), {name: moved(pair[0][name], pair[1][name]) for name in pair[1]})
     files = {"config.json", "llm_expo.json", "model.safetensors"}
     if shards == 3:
@@ -766,13 +767,20 @@ def test_two_models_without_a_difference(save: Save, tmp_path: Path, refused: Re
 
 
 def test_swapped(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sft, dpo = save(tmp_path / "zephyr-sft", llama(0), config()), save(tmp_path / "zephyr-dpo", llama(1), config())
+    near = {name: tensor + 0.01 for name, tensor in llama(0).items()}
+    sft, dpo = save(tmp_path / "zephyr-sft", llama(0), config()), save(tmp_path / "zephyr-dpo", near, config())
     (dpo / "README.md").write_text(f"---\nbase_model: {sft}\n---\n")
     arguments = ["apply", str(dpo), str(sft), "--alpha", "0.5", "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
     assert "they look swapped; exchange them, or give --as-given if that record is wrong" in capsys.readouterr().err
     assert main([*arguments, "--as-given"]) == 0
     apply(sft, dpo, ALPHA, tmp_path / "right")
+    # compare refuses nothing, and says it
+    capsys.readouterr()
+    assert main(["compare", str(dpo), str(sft)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"and that is theta1 ({sft}): they look swapped.")
+    assert main(["compare", str(sft), str(dpo)]) == 0
+    assert "swapped" not in capsys.readouterr().out
 
 
 # ---- numbers ----
