@@ -31,6 +31,7 @@ _LEFT_OUT = (
         "*.gguf",
         "*.ggml",
         "*.h5",
+        "*.ot",
         "*.msgpack",
         "*.onnx",
         "*.onnx_data",

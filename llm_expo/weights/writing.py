@@ -1,7 +1,6 @@
 """A plan becomes a model folder: weights, the files beside them, provenance, and one rename."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import time
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import llm_expo
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.origins import place
@@ -219,7 +219,7 @@ def _finished(file: OutputFile, partial: Partial) -> Streamed | None:
 
 def _digest(extrapolation: Extrapolation, let_through: bool) -> str:
     """Of all that decides which bytes are written: two runs with the same digest write the same."""
-    digest = hashlib.sha256(repr((_version(), extrapolation.rounding, let_through)).encode())
+    digest = hashlib.sha256(repr((llm_expo.__version__, extrapolation.rounding, let_through)).encode())
     for side in extrapolation.inputs:
         if side.adapter is not None:
             digest.update(repr(side.adapter.config).encode())
@@ -244,7 +244,7 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
     """What llm_expo.json says. Nothing in it depends on when it was written: the same run gives the same bytes."""
     return {
         "tool": "llm-expo",
-        "version": _version(),
+        "version": llm_expo.__version__,
         "method": "model extrapolation (ExPO), arXiv 2404.16792, eq. 1",
         "formula": "theta1 + alpha * (theta1 - theta0)",
         "alpha": extrapolation.alpha,
@@ -271,12 +271,3 @@ def _origin(checkpoint: Checkpoint) -> dict[str, object]:
         **({} if checkpoint.under is None else {"difference_from": place(checkpoint.under.located)}),
         "files": [{"name": shard.path.name, "bytes": shard.size} for shard in checkpoint.shards],
     }
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("llm-expo")
-    except importlib.metadata.PackageNotFoundError:  # a source tree on the path, not installed
-        from llm_expo import __version__
-
-        return __version__
