@@ -4,6 +4,7 @@ ExpoError                   one line for the user: what, where, both sides of a 
 ├── CheckpointError         a folder or file that is not a readable checkpoint
 │   └── MismatchError       two checkpoints that do not belong together (all mismatches at once)
 ├── OutputError             the place to write to: exists, full, forbidden, in use
+├── UnfinishedError         work that others gave up; what is finished is kept, and the same command goes on
 ├── PromptError             prompts that cannot be used, with file and line
 ├── EngineError             completions could not be made: no chat template, out of memory
 ├── ScorerError             a scorer that failed or returned something that is not a reward
@@ -36,6 +37,10 @@ class MismatchError(CheckpointError):
 
 class OutputError(ExpoError):
     """The place to write to exists, is full, is forbidden or is in use."""
+
+
+class UnfinishedError(ExpoError):
+    """Work was given up by those who did it, a cluster for one. What is finished is kept: the same run goes on."""
 
 
 class PromptError(ExpoError):

@@ -84,5 +84,7 @@ def test_the_package_itself_is_light():
 def test_comparing_needs_no_torch(literal):
     header = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     folders = [str(literal(header, bytes(8), name)) for name in ("a", "b", "c")]
+    for folder in folders:
+        (Path(folder) / "README.md").write_text("---\nbase_model: org/base\n---\n")
     command = f"from llm_expo.cli import main\nmain(['compare', *{folders!r}, '--plot', '{folders[0]}/../x.svg'])"
-    assert loaded_by(command) & HEAVY <= {"rich"}
+    assert loaded_by(command) & HEAVY <= {"rich", "yaml"}

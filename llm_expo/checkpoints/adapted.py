@@ -166,7 +166,7 @@ def _refuse_half_tied(base: Checkpoint, adapter: Adapter) -> None:
     ends = _EMBEDDINGS | _HEADS
     updated = [module for module in adapter.updates if module.rpartition(".")[2] in ends]
     saved = [name for name in adapter.saved if _module(name) in ends and name.endswith(".weight")]
-    if not updated and len(saved) == 2 and same_bytes(as_checkpoint(adapter), *(adapter.saved[name] for name in saved)):
+    if not updated and len(saved) == 2 and same_bytes([adapter.file], *(adapter.saved[name] for name in saved)):
         return
     if updated or saved:
         modules = sorted({*updated, *(name.removesuffix(".weight") for name in saved)})

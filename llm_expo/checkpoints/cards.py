@@ -5,17 +5,18 @@ transformers had loaded when it saved this one (`_name_or_path`). All are hints:
 date. What cannot be read says nothing. Knows nothing of tensors.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_expo.checkpoints.files import json_or_nothing, open_regular, shown
+from llm_expo.checkpoints.files import json_or_nothing, read_bytes, shown
 from llm_expo.checkpoints.hub import CARD_NAME, Located
 from llm_expo.checkpoints.layout import CONFIG_NAME
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError
 
+# As huggingface_hub finds it.
+_FRONT_MATTER = re.compile(r"\s*---[ \t]*(\r\n|\r|\n)(?P<yaml>.*?)(\r\n|\r|\n)---[ \t]*(\r\n|\n|$)", re.DOTALL)
 # Folder names that many models have, so that two of them prove nothing.
 _COMMON = re.compile(r"(model|out|output|final|best|last|merged|checkpoint|ckpt|step|epoch|hf)s?[\W_]*\d*")
 
@@ -60,15 +61,19 @@ def _said(folder: Path) -> Iterator[tuple[str, str]]:
 def _card(path: Path) -> dict[str, object]:
     """The front matter of a model card; empty if it has none that can be read."""
     try:
-        os.close(open_regular(path))
-    except CheckpointError:
+        front = _FRONT_MATTER.match(read_bytes(path).decode("utf-8-sig"))
+    except (CheckpointError, UnicodeDecodeError):
         return {}
-    from huggingface_hub import metadata_load
+    if front is None or "base_model" not in front["yaml"]:
+        return {}
+    # huggingface_hub reads cards, too, but loading it takes `apply` longer than a gigabyte of weights.
+    import yaml
 
     try:
-        return metadata_load(path) or {}
+        content = yaml.load(front["yaml"], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except Exception:  # noqa: BLE001 (YAML that anybody wrote, for people to read)
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _names(base: str, model: Located) -> bool:

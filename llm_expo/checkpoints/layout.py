@@ -54,7 +54,7 @@ def without_weights(names: Collection[str]) -> str:
     if with_suffix[".safetensors"]:
         return f"{wanted}, only {_some(with_suffix['.safetensors'])}; load it and save it with save_pretrained"
     if pickles:
-        allow = f", or give --allow-bin, which executes nothing in {BIN_NAME}"
+        allow = f", or give --allow-bin, which executes nothing in {BIN_NAME} (apply, compare)"
         return (
             f"{wanted}, only {_some(pickles)}; pickles are not read (they can run code): convert to safetensors, "
             "for instance by loading it in transformers and save_pretrained"

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 
 from llm_expo.checkpoints.calculated import Calculator, Source
-from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import open_regular, read_exactly, shown
 from llm_expo.checkpoints.header import Shard, Tensor
 from llm_expo.errors import CheckpointError
@@ -88,8 +87,8 @@ def _check_unchanged(shard: Shard, status: os.stat_result) -> None:
         raise CheckpointError(f"{shown(shard.path)}: changed while it was being read")
 
 
-def same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
-    """Whether two tensors of a checkpoint are the same in dtype, shape and all bytes; what is calculated is not."""
+def same_bytes(shards: Iterable[Shard], one: Source, other: Source) -> bool:
+    """Whether two tensors of these files are the same in dtype, shape and all bytes; what is calculated is not."""
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return False
     if (one.dtype, one.shape) != (other.dtype, other.shape):
@@ -97,7 +96,7 @@ def same_bytes(checkpoint: Checkpoint, one: Source, other: Source) -> bool:
     if (one.file, one.start) == (other.file, other.start):  # a pickle's tied tensors share their bytes
         return True
     first, second = Buffer(), Buffer()
-    with Reader(checkpoint.shards) as reader:
+    with Reader(shards) as reader:
         for at in range(0, one.nbytes, len(first.bytes)):
             count = min(len(first.bytes), one.nbytes - at)
             reader.read(one, at, first.bytes[:count])

@@ -6,7 +6,7 @@ Knows nothing of tensors.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -31,6 +31,7 @@ _LEFT_OUT = (
         "*.gguf",
         "*.ggml",
         "*.h5",
+        "*.ot",
         "*.msgpack",
         "*.onnx",
         "*.onnx_data",
@@ -72,6 +73,14 @@ def side_files(folder: Path) -> list[str]:
     for name in found:
         os.close(open_regular(folder / name))
     return found
+
+
+def beside(folders: Iterable[Path]) -> dict[str, Path]:
+    """The files that belong to one model, by name; a later folder's (an adapter's) take the place of an earlier one's.
+
+    Raises as `side_files` does.
+    """
+    return {name: folder / name for folder in folders for name in side_files(folder)}
 
 
 def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
@@ -117,12 +126,11 @@ class FileDifference:
         return f"{shown(self.name)}: {self.what}{keys}"
 
 
-def differences(initial: Path, aligned: Path) -> tuple[FileDifference, ...]:
-    """How the side files of two model folders differ; JSON settings are compared key by key, all else as bytes."""
-    theirs, ours = set(side_files(initial)), set(side_files(aligned))
-    found = [_difference(name, initial / name, aligned / name) for name in theirs & ours]
-    found += [FileDifference(name, "only in theta0") for name in theirs - ours]
-    found += [FileDifference(name, "only in theta1") for name in ours - theirs]
+def differences(initial: Mapping[str, Path], aligned: Mapping[str, Path]) -> tuple[FileDifference, ...]:
+    """How two models' files (`beside`) differ; JSON settings are compared key by key, all else as bytes."""
+    found = [_difference(name, initial[name], aligned[name]) for name in initial.keys() & aligned.keys()]
+    found += [FileDifference(name, "only in theta0") for name in initial.keys() - aligned.keys()]
+    found += [FileDifference(name, "only in theta1") for name in aligned.keys() - initial.keys()]
     return tuple(sorted((each for each in found if each is not None), key=lambda each: each.name))
 
 

@@ -11,10 +11,12 @@ from llm_expo.cli.options import (
     Refuse,
     add_catalogue,
     add_checkpoints,
+    add_reading,
     catalogue_of,
     name_checkpoints,
     positive,
     print_json,
+    reading,
 )
 from llm_expo.errors import ExpoError
 
@@ -31,11 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", action="store_true", help="where theta1 is a LoRA adapter: write a whole model, not an adapter"
     )
-    parser.add_argument(
-        "--base", metavar="BASE", help="the model under both adapters; default: theta0, or what the adapter names"
-    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--json", action="store_true", help="print what was written, or the plan, as JSON")
+
+    add_reading(parser)
 
     numbers = parser.add_argument_group("numbers")
     numbers.add_argument(
@@ -73,9 +74,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="where theta1's vocabulary grew: refuse (the default), or keep theta1's new rows and move the others",
     )
-    which.add_argument(
-        "--as-given", action="store_true", help="take theta0 and theta1 as given, whatever their own records say"
-    )
 
     machine = parser.add_argument_group("machine")
     machine.add_argument("--workers", type=positive, metavar="N", help="threads; default: one a core, up to 4")
@@ -85,9 +83,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="here",
         help="ray: a task for each file, with --workers threads, on the Ray cluster of RAY_ADDRESS or of this machine, "
         "whose nodes all see the files (docs/scale.md); default: %(default)s",
-    )
-    machine.add_argument(
-        "--allow-bin", action="store_true", help="read .bin pickles too, without executing anything in them"
     )
 
 
@@ -113,13 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.pair is not None:
         _take_pair(arguments)
-    sides = Sides.open(
-        arguments.theta0,
-        arguments.theta1,
-        base=arguments.base,
-        allow_bin=arguments.allow_bin,
-        as_given=arguments.as_given,
-    )
+    sides = Sides.open(arguments.theta0, arguments.theta1, **reading(arguments))
     if sides.adapter_on_top and not arguments.merge:
         given = [name for name, default in _WHOLE_MODELS_ONLY.items() if getattr(arguments, name) != default]
         if given:

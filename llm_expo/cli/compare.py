@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from llm_expo.cli.options import Refuse, add_checkpoints, name_checkpoints, print_json
+from llm_expo.cli.options import Refuse, add_checkpoints, add_reading, name_checkpoints, print_json, reading
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the change by layer and kind of module")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    add_reading(parser, records=False)
 
 
 def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
@@ -31,12 +32,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.plot is not None:
         chart.check_target(arguments.plot)
-    pair = Direction.open(arguments.theta0, arguments.theta1)
+    how = reading(arguments)
+    pair = Direction.open(arguments.theta0, arguments.theta1, **how)
     if arguments.aligned is None:
         comparison = compare(pair)
         judgement, rows, record = judge(comparison), {"theta0 → theta1": comparison}, as_json(comparison)
     else:
-        aligned = Direction.open(arguments.theta1, arguments.aligned).aligned
+        aligned = Direction.open(arguments.theta1, arguments.aligned, **how).aligned
         lineage = compare_three(pair.initial, pair.aligned, aligned)
         judgement, rows, record = judge_three(lineage), lineage.rows(), as_json(lineage)
     if arguments.plot is not None:

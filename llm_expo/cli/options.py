@@ -26,6 +26,35 @@ def add_checkpoints(parser: argparse.ArgumentParser, more: str = "", nargs: str 
     )
 
 
+def add_reading(parser: argparse.ArgumentParser, *, pickles: bool = True, records: bool = True) -> None:
+    """How checkpoints are opened, for `reading`.
+
+    pickles: whether they can be read, which no engine does.
+    records: whether theta0 and theta1 that look swapped are refused.
+    """
+    group = parser.add_argument_group("reading checkpoints")
+    group.add_argument(
+        "--base", metavar="BASE", help="the model under LoRA adapters; default: theta0, or what the adapter names"
+    )
+    if pickles:
+        group.add_argument(
+            "--allow-bin", action="store_true", help="read .bin pickles too, without executing anything in them"
+        )
+    if records:
+        group.add_argument(
+            "--as-given", action="store_true", help="take theta0 and theta1 as given, whatever their own records say"
+        )
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of Sides.open and Direction.open that `add_reading` asks for."""
+    return {
+        "base": arguments.base,
+        "allow_bin": getattr(arguments, "allow_bin", False),
+        "as_given": getattr(arguments, "as_given", True),
+    }
+
+
 def name_checkpoints(arguments: argparse.Namespace, refuse: Refuse, *, most: int = 2) -> None:
     """Set theta0 (None where theta1 stands alone), theta1 and, of three, the aligned one."""
     given = arguments.checkpoints

@@ -15,7 +15,16 @@ from llm_expo.cli.engines import (
     sampling_of,
     scorers_of,
 )
-from llm_expo.cli.options import Refuse, add_checkpoints, name_checkpoints, numbers, positive, print_json
+from llm_expo.cli.options import (
+    Refuse,
+    add_checkpoints,
+    add_reading,
+    name_checkpoints,
+    numbers,
+    positive,
+    print_json,
+    reading,
+)
 from llm_expo.cli.tax import add_tax_options, check_tax, limit_of
 from llm_expo.errors import MissingExtraError
 
@@ -105,6 +114,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.add_argument("--log-json", action="store_true", help="tell what happens as JSON lines on standard error")
+    add_reading(parser, pickles=False)
 
 
 def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
@@ -134,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
     strategy = _strategy(arguments)
-    direction = Direction.open(arguments.theta0, arguments.theta1)
+    direction = Direction.open(arguments.theta0, arguments.theta1, **reading(arguments))
     with ExitStack() as held:
         engine = engine_of(arguments, direction, sampling_of(arguments), held)
         scorers = scorers_of(arguments, held)

@@ -25,6 +25,7 @@ from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.header import Tensor, make_header
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, ADAPTER_NAME
+from llm_expo.checkpoints.reader import same_bytes
 from llm_expo.errors import ExpoError, MismatchError
 from llm_expo.weights.direction import Direction, Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputFile, Step, finite, plan
@@ -46,6 +47,11 @@ def plan_adapter(
     """
     alpha = finite(alpha)
     if isinstance(initial, Checkpoint):
+        if base is not None and not same_place(str(base.path), str(initial.path)):
+            raise MismatchError(
+                f"theta1 {shown(aligned.path)} is an adapter on {shown(base.path)}, and theta0 {shown(initial.path)} "
+                "is another model: what lies between them is no adapter; --merge writes a whole model"
+            )
         return _scaled(initial, aligned, alpha)
     if base is None:
         _check_same_base(initial, aligned)
@@ -148,6 +154,11 @@ def _stacked(initial: Adapter, aligned: Adapter, alpha: float, base: Checkpoint 
         steps = tuple(_whole(replace(each, file=Path(ADAPTER_NAME)), each, each, 0.0) for each in side.file.tensors)
         file = OutputFile(ADAPTER_NAME, side.file.header, steps)
         return _extrapolation(direction, alpha, file, side.config, f"{name}'s adapter")
+    if _same(initial, aligned):
+        raise MismatchError(
+            f"the adapters {shown(initial.path)} and {shown(aligned.path)} hold the same numbers: there is no "
+            "direction to go"
+        )
 
     ranks: dict[str, int] = {}
     sources: list[tuple[Source, Source | None]] = []  # what is to be written, and theta0's part where that is moved
@@ -175,6 +186,15 @@ def _stacked(initial: Adapter, aligned: Adapter, alpha: float, base: Checkpoint 
     config = _stacked_config(initial, aligned, ranks)
     how = "[theta1's, theta0's] adapter stacked: B times (1 + alpha) scale and -alpha scale, ranks added, in float32"
     return _extrapolation(direction, alpha, file, config, how, base)
+
+
+def _same(initial: Adapter, aligned: Adapter) -> bool:
+    """Whether two adapters add the same to their base: equal scales, names and bytes."""
+    scales = [{module: update.scale for module, update in side.updates.items()} for side in (initial, aligned)]
+    if scales[0] != scales[1] or initial.file.header != aligned.file.header:
+        return False
+    both = zip(initial.file.tensors, aligned.file.tensors, strict=True)
+    return all(same_bytes((initial.file, aligned.file), before, after) for before, after in both)
 
 
 def _check_alike(initial: Adapter, aligned: Adapter) -> None:

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.calculated import Source
+from llm_expo.checkpoints.cards import swapped
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
-from llm_expo.checkpoints.sidefiles import FileDifference, differences
+from llm_expo.checkpoints.sidefiles import FileDifference, beside, differences
 from llm_expo.errors import CheckpointError
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.distance import Distance, cosine_of_turn
@@ -49,6 +50,7 @@ class Comparison:
     mismatches: tuple[str, ...]  # as in Direction.mismatches
     notes: tuple[str, ...]  # what was matched in another way than by its name, or left out
     files: tuple[FileDifference, ...]  # config, tokenizer, chat template ...
+    swapped: str | None  # by which record theta0 was made from theta1, if one says so
 
     @property
     def total(self) -> Distance:
@@ -160,7 +162,8 @@ def _measure(sides: Mapping[str, Checkpoint]) -> dict[_Pair, Comparison]:
             {name: partner.name for name, partner in pairing.partners.items() if partner.name != name},
             pairing.problems,
             pairing.notes,
-            differences(sides[a].path, sides[b].path),
+            differences(beside(sides[a].folders), beside(sides[b].folders)),
+            swapped(*((sides[side].adapter or sides[side]).located for side in (a, b))),
         )
         for (a, b), pairing in pairings.items()
     }
@@ -223,6 +226,7 @@ def as_json(compared: Comparison | Lineage) -> dict[str, Any]:
         "mismatches": list(compared.mismatches),
         "notes": list(compared.notes),
         "files": [asdict(each) for each in compared.files],
+        "swapped": compared.swapped,
     }
 
 

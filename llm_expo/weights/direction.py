@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from llm_expo.checkpoints import Checkpoint
@@ -16,12 +17,14 @@ from llm_expo.checkpoints.origins import initial_of, open_initial
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError, MismatchError
 from llm_expo.weights.hints import hints
-from llm_expo.weights.pairing import NewRows, Pairing, pair
+from llm_expo.weights.pairing import NewRows, Pairing, is_embedding, pair
 
 logger = logging.getLogger(__name__)
 
 # As many as still can be read in one line of an error.
 _NAMED = 12
+# A head has a weight and a bias.
+_HEADS = 2
 
 Side = Checkpoint | Adapter
 
@@ -167,8 +170,8 @@ class Direction:
         """
         return list(pair(self.initial, self.aligned).problems)
 
-    def paired(self, new_rows: NewRows = "refuse") -> Pairing:
-        """A partner for every tensor of theta1.
+    def paired(self, new_rows: NewRows = "refuse", kept: Collection[str] = ()) -> Pairing:
+        """A partner for every tensor of theta1; arguments as in `pair`.
 
         Raises MismatchError, which names every mismatch up to a readable number and the way out, if there is one.
         """
@@ -177,7 +180,7 @@ class Direction:
                 f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} are the same folder: there "
                 "is no direction; theta0 is the checkpoint before preference training, theta1 the one after it"
             )
-        found = pair(self.initial, self.aligned, new_rows)
+        found = pair(self.initial, self.aligned, new_rows, kept)
         if found.problems:
             more = [f"and {len(found.problems) - _NAMED} more"] if len(found.problems) > _NAMED else []
             raise MismatchError(
@@ -193,15 +196,15 @@ class Direction:
 
     def _way_out(self, found: Pairing, new_rows: NewRows) -> str:
         ours = self.aligned.tensors
-        changed = [
+        words = [
             (partner.shape[0], ours[name].shape[0])
             for name, partner in found.partners.items()
-            if len(partner.shape) == len(ours[name].shape) and partner.shape[1:] == ours[name].shape[1:]
+            if is_embedding(name, ours[name]) and partner.shape[1:] == ours[name].shape[1:]
             if partner.shape != ours[name].shape
         ]
-        if any(before < after for before, after in changed) and new_rows == "refuse":
+        if any(before < after for before, after in words) and new_rows == "refuse":
             return "Where theta1's vocabulary grew, --new-rows copy keeps its new rows and extrapolates the others"
-        if changed:
+        if words:
             return "Where only the number of rows differs, give both models the same vocabulary"
         if any("expert" in problem.partition(": ")[0] for problem in found.problems):
             return "Experts may be fused on one side only: load both with one version of transformers and save them"
@@ -214,4 +217,9 @@ class Direction:
                 "The same weights may be named, split or fused in two ways: load both with one version of transformers "
                 "and save them"
             )
-        return "theta0 must be the very checkpoint from which the training of theta1 began"
+        origin = "theta0 must be the very checkpoint from which the training of theta1 began"
+        named = [problem.partition(": ")[0] for problem in found.problems]
+        if len(named) <= _HEADS and all(name in ours for name in named):
+            exclude = " ".join(f"--exclude '{name}'" for name in named)
+            return f"{origin}; where that is so, and only a new head differs, {exclude} keeps theta1's"
+        return origin

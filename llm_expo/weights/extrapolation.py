@@ -153,7 +153,7 @@ def plan(
     alpha:            any finite number; 0 is theta1, -1 is theta0, above 0 extrapolates.
     dtype:            of all float tensors written; "keep" is theta1's, tensor by tensor.
     include, exclude: globs of tensor names. What no `include` matches (if there is any) or some `exclude` does, stays
-                      theta1's.
+                      theta1's, whether or not theta0 has its like.
     alpha_for:        (glob, alpha): another alpha for some tensors; the last match wins.
     new_rows:         see pairing.pair.
 
@@ -163,7 +163,6 @@ def plan(
     """
     for value in (alpha, *(value for _, value in alpha_for)):
         finite(value)
-    found = direction.paired(new_rows)
     aligned = direction.aligned
     if not any(tensor.is_float for tensor in aligned.tensors.values()):
         dtypes = sorted({tensor.dtype for tensor in aligned.tensors.values()})
@@ -172,6 +171,7 @@ def plan(
             f"only {', '.join(dtypes)}"
         )
     alphas = _alphas(aligned.tensors, float(alpha), include, exclude, alpha_for)
+    found = direction.paired(new_rows, {name for name, value in alphas.items() if value is None})
     if all(alphas[name] is None for name in found.partners if aligned.tensors[name].is_float):
         raise ExpoError("--include and --exclude leave no tensor to move")
     code = _CODES.get(dtype)

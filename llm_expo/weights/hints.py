@@ -13,7 +13,7 @@ from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME
 from llm_expo.checkpoints.origins import initial_of
-from llm_expo.checkpoints.sidefiles import differences
+from llm_expo.checkpoints.sidefiles import beside, differences
 
 # As many as still can be read in one line.
 _NAMED = 12
@@ -46,9 +46,10 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
 
     Raises CheckpointError for a file that cannot be read.
     """
+    theirs, ours = beside(initial.folders), beside(aligned.folders)
     files = [
         difference
-        for difference in differences(initial.path, aligned.path)
+        for difference in differences(theirs, ours)
         if Path(difference.name).name.startswith(_TEXT_FILES)
         # An adapter's folder need not hold what its base has.
         and not (difference.what == "only in theta0" and aligned.adapter is not None)
@@ -58,7 +59,7 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
         f"{each}: a tokenizer or template that differs hints at the wrong pair; theta1's is used" for each in files
     ]
     if any((each.name, each.what) == (_TOKENIZER_NAME, "differs") for each in files):
-        before, after = (_tokens(side.path / _TOKENIZER_NAME) for side in (initial, aligned))
+        before, after = (_tokens(side[_TOKENIZER_NAME]) for side in (theirs, ours))
         other = sorted((after[token], token) for token in before.keys() & after.keys() if before[token] != after[token])
         if other:
             after_id, token = other[0]

@@ -77,6 +77,8 @@ def judge_three(lineage: Lineage) -> Judgement:
     """What SFT and aligned look like to each other, with the way from the pre-trained model as the measure."""
     found = judge(lineage.sft_to_aligned)
     before, after = lineage.pretrained_to_sft.total, lineage.sft_to_aligned.total
+    if (swapped := lineage.pretrained_to_sft.swapped) is not None:
+        found = Judgement(found.likeness, (*found.reasons, f"of PRETRAINED and SFT, {swapped}"))
     if not after.squared:
         return found
     ratio = before.norm / after.norm
@@ -139,5 +141,7 @@ def _beside(comparison: Comparison) -> Iterator[str]:
         yield "only theta1 has a chat template"
     elif template is not None or in_settings:
         yield "their chat templates differ"
+    if comparison.swapped is not None:
+        yield comparison.swapped
     if comparison.mismatches:
         yield f"{len(comparison.mismatches)} tensors do not match"

@@ -17,12 +17,13 @@ from llm_expo.checkpoints import Shard
 from llm_expo.checkpoints.files import reason, shown
 from llm_expo.checkpoints.reader import Reader
 from llm_expo.cluster.connection import connected, cores_of_nodes
-from llm_expo.errors import CheckpointError, ExpoError, OutputError
+from llm_expo.errors import CheckpointError, ExpoError, OutputError, UnfinishedError
 from llm_expo.weights.extrapolation import Extrapolation, OutputFile
 from llm_expo.weights.kernel import Rounding
 from llm_expo.weights.partial import Partial, created
 from llm_expo.weights.stream import Streamed, stream_file
 
+_KEPT = "the files that are finished are kept, run it again"
 # How often a file is tried again after a node or a worker process died at it: nodes are lost now and then, but a file
 # that takes down whoever works on it must not go on for ever.
 _RETRIES = 5
@@ -70,6 +71,18 @@ class _Attempt:
     streamed: Streamed
 
 
+@contextmanager
+def _given_up() -> Iterator[None]:
+    """What Ray itself says of its cluster becomes one line."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise UnfinishedError(f"the Ray cluster fails: {_said(error)}; {_KEPT}") from error
+
+
+@_given_up()
 def write_files(
     files: Sequence[OutputFile],
     finished: Callable[[OutputFile, Streamed], None],
@@ -83,8 +96,8 @@ def write_files(
     """Have the files written, and tell of each when it is whole and synced, in whatever order that happens.
 
     Needs a connection: see `cluster`. Raises what stream_file raises wherever it happens, CheckpointError and
-    OutputError for a node that does not see an input or the output, ExpoError where Ray has given up. An error ends
-    the other tasks as well.
+    OutputError for a node that does not see an input or the output, UnfinishedError where Ray has given up. An error
+    ends the other tasks as well.
     """
     import ray
 
@@ -129,15 +142,20 @@ def _outcome(task: object, file: OutputFile) -> _Attempt:
         outcome = ray.get(task)
     except RayTaskError as error:
         *_, last = str(error).strip().splitlines()  # above it stands the traceback
-        raise ExpoError(
-            f"{shown(file.name)}: a node failed at it: {last} (every node needs llm-expo {llm_expo.__version__})"
+        raise UnfinishedError(
+            f"{shown(file.name)}: a node failed at it: {last} (every node needs llm-expo {llm_expo.__version__}); "
+            f"{_KEPT}"
         ) from error
     except RayError as error:
-        raise ExpoError(f"{shown(file.name)}: no node could write it: {error}") from error
+        raise UnfinishedError(f"{shown(file.name)}: no node could write it: {_said(error)}; {_KEPT}") from error
     if isinstance(outcome, Exception):
         raise outcome
     assert isinstance(outcome, _Attempt)
     return outcome
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip().rstrip(".")
 
 
 def _attempt(file: OutputFile, job: _Job) -> _Attempt | ExpoError | OSError:

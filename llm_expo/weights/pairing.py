@@ -33,11 +33,12 @@ class Pairing:
     notes: tuple[str, ...]  # what was matched in another way than by its name, or left out
 
 
-def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse") -> Pairing:
+def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse", kept: Collection[str] = ()) -> Pairing:
     """Find the tensor of theta0 from which each one of theta1 was trained.
 
     new_rows: "copy" lets theta1's vocabulary be larger: in tensors that differ in nothing but as many rows as an
               embedding, the shared rows are extrapolated, the new ones are theta1's.
+    kept:     tensors of theta1 that are to stay as they are: whether theta0 has their like does not matter.
     """
     theirs, ours = initial.tensors, aligned.tensors
     matched = {name: theirs[name] for name in ours if name in theirs}
@@ -54,7 +55,7 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
     vocabulary = _vocabulary({name: ours[name] for name in matched})
     places = _places({name: ours[name] for name in matched})
     for name, tensor in ours.items():
-        if name in matched:
+        if name in matched or name in kept:
             continue
         alike = [mine for mine in vocabulary if ours[mine].shape == tensor.shape and not _in_a_series(name)]
         copy = _copied(aligned, tensor, ours, places, alike)
@@ -85,6 +86,8 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
             notes.append(f"{shown(name)}: only in theta0, where it equals {shown(matched[copy].name)}: left out")
         elif not alike:
             theirs_alone[name] = tensor
+        elif (without := _without_head(aligned)) is not None:
+            notes.append(f"{shown(name)}: only in theta0, and a {shown(without)}, as theta1 is, has none: left out")
         elif _ties(aligned) is False:
             problems.append(f"{shown(name)}: only in theta0, and theta1's config says that nothing is tied")
         else:
@@ -107,16 +110,22 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse")
     grown = {
         (partner.shape[0], ours[name].shape[0])
         for name, partner in partners.items()
-        if _is_embedding(name, partner) and partner.shape[1:] == ours[name].shape[1:]
+        if is_embedding(name, partner) and partner.shape[1:] == ours[name].shape[1:]
     }
+    unlike = set()
     for name, partner in partners.items():
         problem = _mismatch(partner, ours[name], grown if new_rows == "copy" else set())
-        if problem is not None:
+        if problem is not None and name in kept:
+            unlike.add(name)
+            notes.append(f"{shown(name)}: {problem}: theta1's is kept, as was asked")
+        elif problem is not None:
             problems.append(f"{shown(name)}: {problem}")
         elif partner.shape != ours[name].shape:
             new = ours[name].shape[0] - partner.shape[0]
             notes.append(f"{shown(name)}: theta1's {new} new rows are kept as they are")
-    return Pairing(partners, dict.fromkeys(ours_alone, "only in theta1"), tuple(problems), tuple(notes))
+    partners = {name: partner for name, partner in partners.items() if name not in unlike}
+    copied = {name: "left out: theta1's" if name in kept else "only in theta1" for name in ours if name not in partners}
+    return Pairing(partners, copied, tuple(problems), tuple(notes))
 
 
 def _kind(name: str) -> str:
@@ -142,7 +151,7 @@ def _copied(
     """
     if isinstance(tensor, Tensor) and (found := places.get(replace(tensor, name=""))) is not None:
         return found
-    return next((name for name in alike if same_bytes(checkpoint, tensor, others[name])), None)
+    return next((name for name in alike if same_bytes(checkpoint.shards, tensor, others[name])), None)
 
 
 def _some(names: Collection[str]) -> str:
@@ -213,7 +222,8 @@ def _is_matrix(tensor: Source) -> bool:
     return len(tensor.shape) > 1 and tensor.shape[0] > 1  # a head for one number and a mask begin with an extent of 1
 
 
-def _is_embedding(name: str, tensor: Source) -> bool:
+def is_embedding(name: str, tensor: Source) -> bool:
+    """Whether a tensor has a row for each token, or each position: an embedding, or a head."""
     return len(tensor.shape) == 2 and re.search(r"emb|wte|shared|lm_head", name) is not None
 
 
@@ -222,7 +232,7 @@ def _vocabulary(tensors: Mapping[str, Source]) -> list[str]:
 
     The others, of positions and segments, are as small as a classifier may be.
     """
-    rows = {name: tensor.shape[0] for name, tensor in tensors.items() if _is_embedding(name, tensor)}
+    rows = {name: tensor.shape[0] for name, tensor in tensors.items() if is_embedding(name, tensor)}
     return [name for name, count in rows.items() if count == max(rows.values())]
 
 
@@ -233,6 +243,18 @@ def _ties(checkpoint: Checkpoint) -> bool | None:
         if isinstance(said, bool):
             return said
     return None
+
+
+def _without_head(checkpoint: Checkpoint) -> str | None:
+    """The architecture that config.json names, if it is one without a head for tokens: a reward model, a bare model.
+
+    A model that lost its head would be another matter: its config.json still names an architecture that has one.
+    """
+    stated = checkpoint.config.get("architectures")
+    names = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
+    if not names or any(re.search(r"(LM|LMHead|LMHeadModel|Generation|PreTraining|Seq2Seq)$", name) for name in names):
+        return None
+    return names[0]
 
 
 def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str, Source]) -> list[str]:
@@ -250,8 +272,8 @@ def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str,
         if re.search(r"lm_head|embed_out", head)
         for name in embeddings
         if name != head
-        and same_bytes(aligned, ours[head], ours[name])
-        and not same_bytes(initial, matched[head], matched[name])
+        and same_bytes(aligned.shards, ours[head], ours[name])
+        and not same_bytes(initial.shards, matched[head], matched[name])
     ]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_expo.checkpoints.files import reason, shown
-from llm_expo.errors import OutputError
+from llm_expo.errors import OutputError, UnfinishedError
 
 
 def refuse_output(out: Path, inputs: tuple[Path, ...]) -> None:
@@ -59,7 +59,8 @@ class Partial:
 def partial_folder(out: Path, nbytes: int, plan: str = "") -> Iterator[Partial]:
     """Yield a folder to fill; on leaving, sync it and rename it to `out`.
 
-    An error leaves nothing of it behind. What a killed or interrupted run leaves, the next one of the same plan finds.
+    An error leaves nothing of it behind. What a run leaves that was killed, interrupted or given up (UnfinishedError),
+    the next one of the same plan finds.
 
     out:    must not exist; missing parents are created (and removed again on an error).
     nbytes: what is going to be written, at the least; refused beforehand where the disk has less.
@@ -82,7 +83,7 @@ def partial_folder(out: Path, nbytes: int, plan: str = "") -> Iterator[Partial]:
                 yield partial
                 _finish(partial.folder, out)
                 done = True
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, UnfinishedError):
                 keep = bool(plan and _read_journal(work / "journal", plan))
                 raise
             finally:

@@ -1,7 +1,6 @@
 """A plan becomes a model folder: weights, the files beside them, provenance, and one rename."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import time
@@ -11,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import llm_expo
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.origins import place
 from llm_expo.checkpoints.reader import Reader
-from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, side_file, side_files
+from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, beside, side_file
 from llm_expo.errors import ExpoError
 from llm_expo.weights.adapters import plan_as_given
 from llm_expo.weights.direction import Sides
@@ -97,7 +97,7 @@ def write(
     report = progress if progress is not None else lambda _: None
     direction = extrapolation.direction
     refuse_output(out, tuple(dict.fromkeys(shard.path.parent for shard in extrapolation.shards)))
-    beside = _beside(direction.aligned)
+    own = beside(direction.aligned.folders)
     warnings = (*extrapolation.notes, *direction.warnings())
     machine: AbstractContextManager[int] = nullcontext(workers or min(_cores(), _MOST_WORKERS))
     if on == "ray":
@@ -117,7 +117,7 @@ def write(
             with created(partial.folder / name) as fd:
                 write_exactly(fd, memoryview(raw), 0)
         report(sum(map(len, extrapolation.made.values())))
-        for name, path in beside.items():
+        for name, path in own.items():
             (partial.folder / name).parent.mkdir(exist_ok=True)
             with created(partial.folder / name) as fd, open(fd, "wb", closefd=False) as writing:
                 writing.writelines(side_file(path, extrapolation.dtype))
@@ -134,11 +134,6 @@ def write(
         warnings=warnings,
         seconds=time.monotonic() - started,
     )
-
-
-def _beside(checkpoint: Checkpoint) -> dict[str, Path]:
-    """The files that belong to a checkpoint, by name; an adapter's take the place of its base's."""
-    return {name: folder / name for folder in checkpoint.folders for name in side_files(folder)}
 
 
 def _cores() -> int:
@@ -224,7 +219,7 @@ def _finished(file: OutputFile, partial: Partial) -> Streamed | None:
 
 def _digest(extrapolation: Extrapolation, let_through: bool) -> str:
     """Of all that decides which bytes are written: two runs with the same digest write the same."""
-    digest = hashlib.sha256(repr((_version(), extrapolation.rounding, let_through)).encode())
+    digest = hashlib.sha256(repr((llm_expo.__version__, extrapolation.rounding, let_through)).encode())
     for side in extrapolation.inputs:
         if side.adapter is not None:
             digest.update(repr(side.adapter.config).encode())
@@ -249,7 +244,7 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
     """What llm_expo.json says. Nothing in it depends on when it was written: the same run gives the same bytes."""
     return {
         "tool": "llm-expo",
-        "version": _version(),
+        "version": llm_expo.__version__,
         "method": "model extrapolation (ExPO), arXiv 2404.16792, eq. 1",
         "formula": "theta1 + alpha * (theta1 - theta0)",
         "alpha": extrapolation.alpha,
@@ -276,12 +271,3 @@ def _origin(checkpoint: Checkpoint) -> dict[str, object]:
         **({} if checkpoint.under is None else {"difference_from": place(checkpoint.under.located)}),
         "files": [{"name": shard.path.name, "bytes": shard.size} for shard in checkpoint.shards],
     }
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("llm-expo")
-    except importlib.metadata.PackageNotFoundError:  # a source tree on the path, not installed
-        from llm_expo import __version__
-
-        return __version__

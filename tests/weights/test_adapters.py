@@ -212,7 +212,8 @@ def test_what_lies_beside(
     assert any("chat_template.jinja: differs" in warning for warning in written.warnings)
     # A merged model's folder is the base's, but for what the adapter brings.
     whole = Direction(Checkpoint.open(base), adapted(Checkpoint.open(base), Adapter.open(theta1)))
-    write(plan(whole, 1.5), tmp_path / "whole")
+    written = write(plan(whole, 1.5), tmp_path / "whole")
+    assert any("chat_template.jinja: differs" in warning for warning in written.warnings)
     assert (tmp_path / "whole" / "chat_template.jinja").read_text() == "theta1's"
     assert (tmp_path / "whole" / "config.json").read_bytes() == (base / "config.json").read_bytes()
     assert not (tmp_path / "whole" / "adapter_config.json").exists()
@@ -227,16 +228,17 @@ def test_bases_that_may_not_be_the_same(
     write_adapter: Callable[..., Path], save: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = save(tmp_path / "base", {"m.weight": torch.zeros(8, 6)})
-    named = {"here": str(base), "link": str(tmp_path / "elsewhere"), "hub": "org/base", "no": None}
+    named = {"here": str(base), "link": str(tmp_path / "elsewhere"), "hub": "org/base", "no": None, "none": None}
     (tmp_path / "elsewhere").symlink_to(base)
     adapters = {
-        name: Adapter.open(write_adapter(name, FACTORS, base_model_name_or_path=where)) for name, where in named.items()
+        name: Adapter.open(write_adapter(name, FACTORS, base_model_name_or_path=where, lora_alpha=number + 1))
+        for number, (name, where) in enumerate(named.items())
     }
     old = Adapter.open(write_adapter("old", FACTORS, revision="v1"))
     plan_adapter(adapters["here"], adapters["link"], 1.0)
     for one, other, words in (
         (adapters["here"], adapters["hub"], "base and org/base as their bases"),
-        (adapters["no"], adapters["no"], "nothing and nothing"),
+        (adapters["no"], adapters["none"], "nothing and nothing"),
         (adapters["hub"], old, "org/base and org/base@v1"),
     ):
         with pytest.raises(MismatchError) as caught:
@@ -315,3 +317,23 @@ def test_a_killed_run_goes_on(
     assert written.resumed == 1
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+
+
+def test_two_adapters_without_a_difference(write_adapter: Callable[..., Path], tmp_path: Path) -> None:
+    one, other = (Adapter.open(write_adapter(name, FACTORS)) for name in ("one", "other"))
+    for aligned in (one, other):
+        with pytest.raises(MismatchError, match="hold the same numbers: there is no direction to go"):
+            plan_adapter(one, aligned, 1.0)
+        plan_adapter(one, aligned, 0)
+    # the same factors, and twice the scale
+    plan_adapter(one, Adapter.open(write_adapter("scaled", FACTORS, lora_alpha=8)), 1.0)
+
+
+def test_an_adapter_on_another_base_than_theta0(
+    write_adapter: Callable[..., Path], save: Callable[..., Path], tmp_path: Path
+) -> None:
+    theta0, base = (Checkpoint.open(save(tmp_path / name, {"m.weight": torch.zeros(8, 6)})) for name in ("t", "base"))
+    theta1 = Adapter.open(write_adapter("theta1", FACTORS))
+    plan_adapter(theta0, theta1, 1.0, theta0)
+    with pytest.raises(MismatchError, match="is an adapter on .*base, and theta0 .*t is another model.*; --merge"):
+        plan_adapter(theta0, theta1, 1.0, base)

@@ -17,12 +17,12 @@ def test_every_mismatch_is_listed_at_once(save, tmp_path: Path) -> None:
     direction = open_pair(
         save,
         tmp_path,
-        {"w0": torch.zeros(2), "rows": torch.zeros(4, 2), "w1": torch.zeros(1), "codes": torch.zeros(2).int()},
-        {"w0": torch.zeros(2), "rows": torch.zeros(5, 2), "w2": torch.zeros(1), "codes": torch.zeros(2).long()},
+        {"w0": torch.zeros(2), "embed.weight": torch.zeros(4, 2), "w1": torch.zeros(1), "codes": torch.zeros(2).int()},
+        {"w0": torch.zeros(2), "embed.weight": torch.zeros(5, 2), "w2": torch.zeros(1), "codes": torch.zeros(2).long()},
     )
     assert sorted(direction.mismatches()) == [
         "codes: I32 in theta0, I64 in theta1",
-        "rows: shape [4, 2] in theta0, [5, 2] in theta1",
+        "embed.weight: shape [4, 2] in theta0, [5, 2] in theta1",
         "w1: only in theta0",
         "w2: only in theta1",
     ]

@@ -32,7 +32,8 @@ cluster.shutdown()
 """
 
 # Every Python process of a node loads this. Where TELL and AWAIT name files, whoever is in the middle of writing makes
-# the one and goes on when there is the other. Where ELSEWHERE names a folder, this node has it for the output's.
+# the one and goes on when there is the other. Where CRASH names a journal, whoever is in the middle of writing dies as
+# soon as the journal says that a file is finished. Where ELSEWHERE names a folder, this node has it for the output's.
 SITECUSTOMIZE = """
 import os, pathlib, time
 if "AWAIT" in os.environ:
@@ -42,6 +43,14 @@ if "AWAIT" in os.environ:
             pathlib.Path(os.environ["TELL"]).touch()
             while not os.path.exists(os.environ["AWAIT"]):
                 time.sleep(0.01)
+        return plain(fd, view, at)
+    os.pwrite = pwrite
+if "CRASH" in os.environ:
+    plain = os.pwrite
+    def pwrite(fd, view, at):
+        journal = pathlib.Path(os.environ["CRASH"])
+        if at and journal.exists() and "digest" in journal.read_text():
+            os._exit(1)
         return plain(fd, view, at)
     os.pwrite = pwrite
 if "ELSEWHERE" in os.environ:
@@ -183,6 +192,29 @@ def test_a_killed_driver(pair: tuple[Path, Path], tmp_path: Path, plain: dict[st
         again = run(pair, tmp_path / "out", address=address)
     assert (again.returncode, again.stderr) == (0, "")
     assert json.loads(again.stdout)["resumed"] == done
+    assert contents(tmp_path / "out") == plain
+    assert names(tmp_path) == ["nodes", "out", "plain", "theta0", "theta1"]
+
+
+@pytest.mark.slow
+def test_ray_gives_up(pair: tuple[Path, Path], tmp_path: Path, plain: dict[str, bytes]) -> None:
+    """Whoever works on a file dies, until Ray no longer tries: what is finished is not lost."""
+    nodes, partial = tmp_path / "nodes", tmp_path / "out.partial"
+    nodes.mkdir()
+    (nodes / "journal").symlink_to(partial / "journal")
+    with two_nodes(nodes, {"CRASH": "journal"}, {"CRASH": "journal"}) as (address, _):
+        done = run(pair, tmp_path / "out", address=address)
+        assert done.returncode == 1
+        line = r"llm-expo: error: model-0000\d-of-00006\.safetensors: no node could write it: .*[^.]; the files that "
+        # above it stand Ray's own notices of workers that died
+        assert re.fullmatch(line + r"are finished are kept, run it again", done.stderr.splitlines()[-1]), done.stderr
+        assert not (tmp_path / "out").exists()
+        kept = finished(partial)
+        assert 0 < kept < SHARDS
+        (nodes / "journal").unlink()
+        again = run(pair, tmp_path / "out", address=address)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert json.loads(again.stdout)["resumed"] == kept
     assert contents(tmp_path / "out") == plain
     assert names(tmp_path) == ["nodes", "out", "plain", "theta0", "theta1"]
 

@@ -215,6 +215,7 @@ def test_bin(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str], bin
     assert "give --allow-bin, which executes nothing" in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
     assert main([*arguments, "--allow-bin"]) == 0
+    assert main(["compare", *map(str, folders), "--allow-bin"]) == 0
     assert same(read(tmp_path / "out"), {name: moved(pair[0][name], pair[1][name]) for name in pair[1]})
     files = {"config.json", "llm_expo.json", "model.safetensors"}
     if shards == 3:
@@ -429,6 +430,52 @@ def test_a_classifier_of_an_embeddings_shape(save: Save, tmp_path: Path) -> None
     )
     assert same(read(tmp_path / "out"), {name: moved(before[name], after[name]) for name in after} | extra)
     assert written.warnings == ("only in theta1, which keeps them as they are: classifier.weight",)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reward_model_of_a_language_model(
+    save: Save, tmp_path: Path, refused: Refused, labels: int, tied: bool
+) -> None:
+    """Trained from the SFT model, it has another head, as its config.json's architecture has it."""
+    before, after = llama(0), llama(1)
+    head = {"score.weight": torch.randn(labels, 16)}
+    body = {name: tensor for name, tensor in after.items() if name != HEAD}
+    classifies = config(architectures=["LlamaForSequenceClassification"], num_labels=labels, tie_word_embeddings=tied)
+    theta0, theta1 = save(tmp_path / "theta0", before, config()), save(tmp_path / "theta1", body | head, classifies)
+    written = apply(theta0, theta1, ALPHA, tmp_path / "made")
+    assert same(read(tmp_path / "made"), {name: moved(before[name], body[name]) for name in body} | head)
+    assert written.warnings[:2] == (
+        f"{HEAD}: only in theta0, and a LlamaForSequenceClassification, as theta1 is, has none: left out",
+        "only in theta1, which keeps them as they are: score.weight",
+    )
+    # a language model without its head is not whole
+    for place, settings in enumerate((config(), {"tie_word_embeddings": False})):
+        lost = save(tmp_path / f"lost {place}", body, settings)
+        assert f"{HEAD}: only in theta0, and theta1's config says that nothing is tied" in refused(theta0, lost)
+    # the other way round, theta0 has nothing to move theta1's head from
+    message = refused(save(tmp_path / "reward", body | head, classifies | {"tie_word_embeddings": False}), theta0)
+    assert f"{HEAD}: only in theta1, and theta0's config says that nothing is tied" in message
+    assert message.endswith(f"--exclude '{HEAD}' keeps theta1's")
+    direction = Direction.open(tmp_path / "reward", theta0)
+    write(plan(direction, ALPHA, exclude=[HEAD]), tmp_path / "with its own head")
+    expected = {name: moved(body[name], before[name]) for name in body} | {HEAD: before[HEAD]}
+    assert same(read(tmp_path / "with its own head"), expected)
+    assert_loads(tmp_path / "with its own head")
+
+
+def test_a_head_of_another_shape(save: Save, tmp_path: Path, refused: Refused) -> None:
+    before, after = ({"emb.weight": torch.randn(9, 4), "score.weight": torch.randn(rows, 4)} for rows in (1, 3))
+    theta0, theta1 = save(tmp_path / "theta0", before), save(tmp_path / "theta1", after)
+    message = refused(theta0, theta1)
+    assert "score.weight: shape [1, 4] in theta0, [3, 4] in theta1" in message
+    assert message.endswith("where that is so, and only a new head differs, --exclude 'score.weight' keeps theta1's")
+    written = write(plan(Direction.open(theta0, theta1), ALPHA, exclude=["score.*"]), tmp_path / "out")
+    emb = moved(before["emb.weight"], after["emb.weight"])
+    assert same(read(tmp_path / "out"), {"emb.weight": emb, "score.weight": after["score.weight"]})
+    assert written.warnings == (
+        "score.weight: shape [1, 4] in theta0, [3, 4] in theta1: theta1's is kept, as was asked",
+    )
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -720,13 +767,20 @@ def test_two_models_without_a_difference(save: Save, tmp_path: Path, refused: Re
 
 
 def test_swapped(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sft, dpo = save(tmp_path / "zephyr-sft", llama(0), config()), save(tmp_path / "zephyr-dpo", llama(1), config())
+    near = {name: tensor + 0.01 for name, tensor in llama(0).items()}
+    sft, dpo = save(tmp_path / "zephyr-sft", llama(0), config()), save(tmp_path / "zephyr-dpo", near, config())
     (dpo / "README.md").write_text(f"---\nbase_model: {sft}\n---\n")
     arguments = ["apply", str(dpo), str(sft), "--alpha", "0.5", "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
     assert "they look swapped; exchange them, or give --as-given if that record is wrong" in capsys.readouterr().err
     assert main([*arguments, "--as-given"]) == 0
     apply(sft, dpo, ALPHA, tmp_path / "right")
+    # compare refuses nothing, and says it
+    capsys.readouterr()
+    assert main(["compare", str(dpo), str(sft)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"and that is theta1 ({sft}): they look swapped.")
+    assert main(["compare", str(sft), str(dpo)]) == 0
+    assert "swapped" not in capsys.readouterr().out
 
 
 # ---- numbers ----
