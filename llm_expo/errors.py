@@ -10,8 +10,8 @@ ExpoError                   one line for the user: what, where, both sides of a 
 ├── ScorerError             a scorer that failed or returned something that is not a reward
 ├── CatalogueError          a catalogue of pairs that cannot be read, or a name that it lacks
 ├── EvaluationError         outputs, judgements or results that cannot be evaluated, with file and record
-├── RecipeError               a recipe or its data that cannot be trained on, with file and line
-├── TrainingError             a training that cannot go on: NaN loss, out of memory
+├── RecipeError             a recipe or its data that cannot be trained on, with file and line
+├── TrainingError           a training that cannot go on: NaN loss, out of memory
 ├── StudyError              a study that is in use, foreign, or was begun with other settings
 └── MissingExtraError       an optional dependency is absent; the message is the pip command
 """

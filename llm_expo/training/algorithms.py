@@ -94,7 +94,7 @@ def algorithm(recipe: Recipe) -> Algorithm:
         if name not in known.coefficients:
             near = difflib.get_close_matches(name, known.coefficients, n=1)
             has = f"{known.name} has {', '.join(known.coefficients) or 'none'}"
-            wrong.append(f"unknown coefficient {name}; {f'did you mean {near[0]}?' if near else has}")
+            wrong.append(f"unknown coefficient {name}; {f'did you mean {near[0]}? ' if near else ''}{has}")
         elif name in _ABOVE_ZERO and not value > 0:
             wrong.append(f"coefficient {name} is {value:g}; it has to be above 0")
         elif not value >= 0:

@@ -236,8 +236,8 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
             recipe.optimizer: plan.memory.optimizer,
             "activations, estimated": plan.memory.activations,
         }
-        told = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items())
-        lines.append(("memory", f"{_gigabytes(sum(parts.values()))} in a process that shares nothing: {told}"))
+        told = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
+        lines.append(("memory", f"{_bytes(sum(parts.values()))} in a process that shares nothing: {told}"))
     if plan.seconds is not None and plan.flop_per_second is not None:
         speed = f"{plan.flop_per_second / 1e12:.3g} TFLOP/s that a matrix product reaches here"
         lines.append(("time", f"about {_duration(plan.seconds)}, estimated from the {speed}"))
@@ -349,8 +349,8 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+def _bytes(size: int) -> str:
+    return f"{_short(size)}B" if size >= 1000 else f"{size} B"
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 Under accelerate or torchrun every process calls `train` alike, and the first one writes.
 """
 
+import errno
 import logging
 import os
 import re
@@ -75,15 +76,16 @@ def train(recipe: Recipe, out: Path, watch: Callable[[Stepped | Kept], None] = l
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if recipe.precision == "bfloat16" else "no"
     # Without being told, it takes several processes on CPUs for so many single ones.
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    run = together(processes, lambda: _prepare(recipe, out, processes.num_processes))
-    with quiet(), _told_in_one_line(run), ExitStack() as held:
-        first_alone(processes, lambda: held.enter_context(folder.begun(out, _settings(run))))
-        if not all(path.exists() for path in run.models.values()):
-            first_alone(processes, lambda: _lay_out(run))
-            _train(run, processes, watch)
-        processes.wait_for_everyone()
-        if processes.is_main_process:
-            shutil.rmtree(out / "work", ignore_errors=True)
+    with _told_in_one_line(recipe, out, processes.num_processes):
+        run = together(processes, lambda: _prepare(recipe, out, processes.num_processes))
+        with quiet(), ExitStack() as held:
+            first_alone(processes, lambda: held.enter_context(folder.begun(out, _settings(run))))
+            if not all(path.exists() for path in run.models.values()):
+                first_alone(processes, lambda: _lay_out(run))
+                _train(run, processes, watch)
+            processes.wait_for_everyone()
+            if processes.is_main_process:
+                shutil.rmtree(out / "work", ignore_errors=True)
     return Trained(tuple(run.models.values()), run.steps.trained)
 
 
@@ -189,7 +191,7 @@ def _made(recipe: Recipe, *others: Any) -> Trainer:
     except (ExpoError, torch.OutOfMemoryError):
         raise
     except (ValueError, TypeError, RuntimeError, ImportError, LookupError, AttributeError, re.error) as error:
-        if "memory" in str(error):
+        if "memory" in str(error) or _full_disk(error) is not None:
             raise
         raise RecipeError(f"this model cannot be trained so: {type(error).__name__}: {error}") from error
 
@@ -201,23 +203,35 @@ def _digest(rows: Iterable[object]) -> str:
     return digest.hexdigest()
 
 
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """The disk's own error beneath another: what closes a file that it could not write, fails once more over it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextmanager
-def _told_in_one_line(run: _Prepared) -> Iterator[None]:
+def _told_in_one_line(recipe: Recipe, out: Path, processes: int) -> Iterator[None]:
+    micro_batch = recipe.micro_batch_size or recipe.batch_size // processes
     try:
         yield
+    except ExpoError:
+        raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(run) from error
+        raise _out_of_memory(recipe, micro_batch) from error
     except OSError as error:
-        raise OutputError(f"{shown(error.filename or run.out)}: {reason(error)}; {_STAYS}") from error
+        raise OutputError(f"{shown(error.filename or out)}: {reason(error)}; {_STAYS}") from error
     except SafetensorError as error:
-        raise OutputError(f"{shown(run.out)}: weights cannot be written: {error}; {_STAYS}") from error
-    except RuntimeError as error:
+        raise OutputError(f"{shown(out)}: weights cannot be written: {error}; {_STAYS}") from error
+    except (RuntimeError, ValueError) as error:
+        if (full := _full_disk(error)) is not None:
+            raise OutputError(f"{shown(full.filename or out)}: {reason(full)}; {_STAYS}") from error
         if "allocate memory" in str(error) or "out of memory" in str(error).lower():
-            raise _out_of_memory(run) from error
-        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
-            raise OutputError(
-                f"{shown(run.out)}: TRL's state cannot be written, the disk may be full; {_STAYS}"
-            ) from error
+            raise _out_of_memory(recipe, micro_batch) from error
+        if any(words in str(error) for words in _TORCH_CANNOT_WRITE):
+            raise OutputError(f"{shown(out)}: TRL's state cannot be written, the disk may be full; {_STAYS}") from error
         if "gloo" in str(error) or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
             raise TrainingError(f"another process has stopped, and says why; {_STAYS}") from error
         raise
@@ -225,11 +239,13 @@ def _told_in_one_line(run: _Prepared) -> Iterator[None]:
 
 _STAYS = "what was kept stays, and the same command goes on from the last state, if there is one"
 
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream error")
+"""What torch.save says of a full disk, by how far it came."""
 
-def _out_of_memory(run: _Prepared) -> TrainingError:
-    recipe, steps = run.recipe, run.steps
+
+def _out_of_memory(recipe: Recipe, micro_batch: int) -> TrainingError:
     ways = [
-        f"micro_batch_size (now {steps.micro_batch})" if steps.micro_batch > 1 else "",
+        f"micro_batch_size (now {micro_batch})" if micro_batch > 1 else "",
         f"max_length (now {recipe.max_length})",
     ]
     others = [

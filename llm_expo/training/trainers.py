@@ -6,15 +6,17 @@ layout, no resuming.
 """
 
 import difflib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, TaskType
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
@@ -130,13 +132,17 @@ def make_trainer(
 
 
 def refuse_fields(recipe: Recipe, algorithm: Algorithm) -> None:
-    """Raise RecipeError for a key of [trl] that the recipe sets itself, that TRL lacks, or that is not to be had."""
+    """Raise RecipeError for a key of [trl] that the recipe sets itself, that TRL lacks, or that is not to be had.
+
+    And for a value of another type than TRL declares: TRL would take it, and fail with it amid the training.
+    """
     _, config, extra = _kind(algorithm)
     known = _names(config)
     # Only the names count, so any steps will do.
     ours = {*_ours(recipe, Steps(1, 0, 1, (1,), 1, 1, 1), True, Path()), *extra, "disable_dropout"}
     refused = _REFUSED | (_LOSS_FIELDS if algorithm.loss is not None else frozenset())
-    for key in recipe.trl:
+    types = get_type_hints(config)
+    for key, value in recipe.trl.items():
         if key in ours:
             raise RecipeError(f"trl.{key}: is set by the recipe itself; leave it out of [trl]")
         if key in refused:
@@ -146,6 +152,13 @@ def refuse_fields(recipe: Recipe, algorithm: Algorithm) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise RecipeError(f"trl.{key}: {config.__name__} has no such field" + (f"; {near[0]}?" if near else ""))
+        try:
+            TypeAdapter(types[key], config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError:
+            wanted = types[key].__name__ if isinstance(types[key], type) else types[key]
+            raise RecipeError(
+                f"trl.{key} is {json.dumps(value)[:80]}: in {config.__name__} it is of the type {wanted}"
+            ) from None
 
 
 def _weigh_records_alike(trainer: Trainer) -> None:

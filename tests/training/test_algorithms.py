@@ -60,7 +60,7 @@ def test_a_recipe_settles_coefficients_and_leaves_the_rest():
 @pytest.mark.parametrize(
     "name, coefficients, said",
     [
-        ("dpo", {"bete": 0.1}, "unknown coefficient bete; did you mean beta?"),
+        ("dpo", {"bete": 0.1}, "unknown coefficient bete; did you mean beta? dpo has beta"),
         ("simpo", {"cpo_alpha": 0.0}, "unknown coefficient cpo_alpha; simpo has beta, gamma"),
         ("sft", {"beta": 0.1}, "unknown coefficient beta; sft has none"),
         ("dpo", {"beta": 0.0}, "coefficient beta is 0; it has to be above 0"),
@@ -69,7 +69,8 @@ def test_a_recipe_settles_coefficients_and_leaves_the_rest():
         (
             "cpo",
             {"beta": -1, "sft_wait": 1.0},
-            "coefficient beta is -1; it has to be above 0; unknown coefficient sft_wait; did you mean sft_weight?",
+            "coefficient beta is -1; it has to be above 0; unknown coefficient sft_wait; did you mean sft_weight? "
+            "cpo has beta, sft_weight",
         ),
     ],
 )

@@ -148,7 +148,11 @@ def make(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
             "chosen": words("assistant", "good dog runs here", "blue sea", "then the old tree sleeps and sings"),
             "rejected": words("assistant", "bad", "the red sun and the cat runs", "one new dog"),
         }
-        more = {"ref_model": AutoModelForCausalLM.from_pretrained(folders[0])} if "DPO" in trainer.__name__ else {}
+        more = (
+            {"ref_model": AutoModelForCausalLM.from_pretrained(folders[0])}
+            if trainer.__name__[:3] in ("DPO", "KTO")
+            else {}
+        )
         return trainer(
             model=AutoModelForCausalLM.from_pretrained(folders[1]),
             args=configuration(str(tmp_path_factory.mktemp("out")), **SETTINGS, **settings),
@@ -293,3 +297,24 @@ def test_trl_orpo_has_our_odds_ratio_and_a_cross_entropy_that_takes_the_prompt_i
     ids, attention = batch["chosen_input_ids"], batch["chosen_attention_mask"]
     log_probability, tokens = log_probabilities(trainer.model, ids, attention, attention)
     assert cross_entropy.item() == pytest.approx((-log_probability.sum() / tokens.sum()).item(), rel=1e-5)
+
+
+def test_trl_kto_is_eq_8(make):
+    from trl import KTOConfig, KTOTrainer
+
+    weights = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.5}
+    trainer = make(KTOTrainer, KTOConfig, train_sampling_strategy="sequential", **weights)
+    batch = batch_of(trainer)
+
+    def ratios(prefix: str) -> Tensor:
+        seen = [batch[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask")]
+        return log_probabilities(trainer.model, *seen)[0] - log_probabilities(trainer.ref_model, *seen)[0]
+
+    z = ratios("KL_").mean().clamp(min=0)
+    by_hand = [
+        1.5 * (1 - torch.sigmoid(0.2 * (ratio - z))) if chosen else 0.5 * (1 - torch.sigmoid(0.2 * (z - ratio)))
+        for ratio, chosen in zip(ratios(""), batch["label"], strict=True)
+    ]
+    with torch.no_grad():
+        trl = trainer.compute_loss(trainer.model, dict(batch)).item()
+    assert trl == pytest.approx(sum(by_hand).item() / len(by_hand), rel=1e-4)

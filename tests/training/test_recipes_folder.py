@@ -40,12 +40,36 @@ def test_every_model_of_the_paper_has_one(shared_data):
 
 def test_the_settings_that_the_paper_states(shared_data):
     stated = json.loads((shared_data / "paper" / "tables.json").read_text())["training_recipe_zephyr_7b_dpo"]
-    for path in (FOLDER / "zephyr-7b").iterdir():
-        recipe = read_recipe(path)
-        assert recipe.batch_size == stated["batch_size"]
-        if not path.stem.startswith("learning-rate"):
-            assert recipe.learning_rate == stated["learning_rate"]
+    assert (stated["batch_size"], stated["learning_rate"], stated["optimizer"]) == (128, 5e-7, "AdamW")
     assert plan_steps(read_recipe(FOLDER / "zephyr-7b" / "dpo-100.toml"), PAIRS).trained == stated["total_steps"]
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "zephyr-7b").iterdir()), ids=lambda path: path.stem)
+def test_a_file_of_tables_2_to_4_changes_what_its_name_says_and_nothing_else(path):
+    found = read_recipe(path)
+    changed = {
+        "length-biased": ("order", "length_biased"),
+        "epochs-2": ("epochs", 2.0),
+        "epochs-3": ("epochs", 3.0),
+        "learning-rate-1e-6": ("learning_rate", 1e-6),
+        "learning-rate-2e-6": ("learning_rate", 2e-6),
+        "adagrad": ("optimizer", "adagrad"),
+        "rmsprop": ("optimizer", "rmsprop"),
+    }
+    stated = {"order": "random", "epochs": 1.0, "learning_rate": 5e-7, "optimizer": "adamw"}
+    stated |= dict(value for name, value in changed.items() if path.stem.startswith(name))
+    assert {key: getattr(found, key) for key in stated} == stated
+    assert (found.algorithm, found.batch_size) == ("dpo", 128)
+    assert found.model == "alignment-handbook/zephyr-7b-sft-full"
+    assert found.data.startswith("hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs")
+
+
+def test_a_file_of_table_6_has_the_algorithm_of_its_name():
+    for path in (*(FOLDER / "mistral-7b").iterdir(), *(FOLDER / "llama-3-8b").iterdir()):
+        found = read_recipe(path)
+        assert found.algorithm == path.stem.replace("-", "_")
+        assert (found.batch_size, found.epochs) == (128, 1.0)
+        assert found.data == "hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs"
 
 
 @pytest.mark.parametrize(

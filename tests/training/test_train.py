@@ -230,6 +230,38 @@ def test_a_full_disk_before_the_first_step_names_the_place(
         train(recipe(), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "torchs", ["basic_ios::clear: iostream error", "[enforce fail at inline_container.cc:672]", "PytorchStreamWriter"]
+)
+def test_a_full_disk_in_torchs_words(recipe: Make, tmp_path: Path, torchs: str) -> None:
+    def full(event: object) -> None:
+        raise RuntimeError(torchs)
+
+    with pytest.raises(OutputError, match=r"/run: TRL's state cannot be written, the disk may be full; what was kept"):
+        train(recipe(), tmp_path / "run", full)
+
+
+def test_a_full_disk_beneath_another_error(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        finally:
+            raise ValueError("I/O operation on closed file")  # as datasets closes its cache
+
+    monkeypatch.setattr("llm_expo.training.run.make_trainer", full)
+    with pytest.raises(OutputError, match=r"/run: no space left on device; what was kept stays"):
+        train(recipe(), tmp_path / "run")
+
+
+def test_no_memory_to_look_at_theta0(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr("llm_expo.training.run.refuse_model", exhausted)
+    with pytest.raises(TrainingError, match=r"out of memory: lower micro_batch_size \(now 8\) or max_length"):
+        train(recipe(), tmp_path / "run")
+
+
 def test_fields_for_trl(recipe: Make, tmp_path: Path) -> None:
     train(recipe(), tmp_path / "plain")
     train(recipe(trl={"adam_beta1": 0.5}), tmp_path / "other")
@@ -277,6 +309,8 @@ def test_what_training_refuses_its_plan_refuses_too(recipe: Make, theta0: Path, 
         ({"model": str(tmp_path / "empty")}, "empty: "),
         ({"trl": {"learning_rate": 1.0}}, r"trl\.learning_rate: is set by the recipe itself"),
         ({"trl": {"adam_beta": 0.9}}, r"trl\.adam_beta: DPOConfig has no such field; adam_beta[12]\?"),
+        ({"trl": {"adam_beta1": "x"}}, r'trl\.adam_beta1 is "x": in DPOConfig it is of the type float$'),
+        ({"trl": {"neftune_noise_alpha": "x"}}, r"in DPOConfig it is of the type float \| None$"),
         ({"trl": {"packing": True}, "algorithm": "sft"}, r"trl\.packing: cannot be had here"),
     ):
         for refuse in (make_plan, lambda asked: train(asked, tmp_path / "run")):
