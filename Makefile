@@ -24,7 +24,7 @@ test-vllm: .venv/dev.stamp $(if $(LLM_EXPO_VLLM_PYTHON),,.venv-vllm/stamp)
 
 # The official alpaca_eval in an environment of its own; it and we do not agree on versions.
 test-oracle: .venv/dev.stamp .venv-oracle/stamp
-	LLM_EXPO_ORACLE=.venv-oracle/bin/python .venv/bin/python -m pytest -m oracle
+	LLM_EXPO_ORACLE=.venv-oracle/bin/python .venv/bin/python -m pytest -s -m oracle
 
 check: .venv/dev.stamp
 	.venv/bin/ruff check .

@@ -21,13 +21,20 @@ def fetched(place: str) -> Path:
     dataset, _, name = rest.partition("/")
     if not name:
         raise EvaluationError(f"{place}: not a file of a data set; write hub:ORG/DATASET/FILE")
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, is_offline_mode
+    from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
 
+    api, repo = HfApi(library_name="llm-expo"), f"{organisation}/{dataset}"
     try:
-        return Path(huggingface_hub.hf_hub_download(f"{organisation}/{dataset}", name, repo_type="dataset"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise EvaluationError(f"{place}: cannot be fetched: {error}; give a file of your own instead") from None
+        # Asked once: for a file itself the library tries six times, and tells of each.
+        pinned = api.resolve_revision(repo, repo_type="dataset", local_files_only=is_offline_mode())
+        return Path(api.hf_hub_download(repo, name, repo_type="dataset", revision=pinned))
+    except (HTTPError, RevisionResolutionError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, RevisionResolutionError) and error.__cause__ else error
+        told = " ".join(str(cause).split()).rstrip(".")
+        if is_offline_mode():
+            told = "HF_HUB_OFFLINE is set, and the cache does not have it"
+        raise EvaluationError(f"{place}: cannot be fetched: {told}; give a file of your own instead") from None
 
 
 def load_json(path: Path) -> Any:

@@ -60,13 +60,13 @@ class Compared:
 def compare_models(
     sets: Sequence[Annotations], companion: Companion | None = None, replicates: int = REPLICATES
 ) -> Compared:
-    """The figures of each set, and each later one's difference from the first.
+    """The figures of each set, and each later one's difference from the first. Models of one name are called by file.
 
     Raises:
         EvaluationError: as `length_controlled`; or the sets do not hold the same instructions with the same baseline.
         MissingExtraError: no scikit-learn.
     """
-    first, *others = sets
+    first, *others = _named_apart(sets)
     aligned = [first, *(_aligned(each, first) for each in others)]
     plain = [win_rate(each) for each in aligned]
     controlled = [length_controlled(each, companion) for each in aligned]
@@ -86,6 +86,11 @@ def compare_models(
         for place, (each, lc) in enumerate(zip(aligned[1:], controlled[1:], strict=True), start=1)
     )
     return Compared(models, differences, replicates)
+
+
+def _named_apart(sets: Sequence[Annotations]) -> list[Annotations]:
+    names = [each.model for each in sets]
+    return [each if names.count(each.model) == 1 else replace(each, model=each.source) for each in sets]
 
 
 def _aligned(annotations: Annotations, reference: Annotations) -> Annotations:

@@ -30,8 +30,14 @@ def table(compared: Compared) -> list[tuple[str, ...]]:
 
 
 def lines(compared: Compared) -> list[str]:
-    """The form, and each difference from the reference."""
+    """The form, each model whose LC win rate says nothing, and each difference from the reference."""
     told = [FORMS[compared.models[0].controlled.form]]
+    told += [
+        f"{each.model}: its LC win rate of 50 was not measured: the penalty that predicts best leaves nothing of the "
+        "judgements, so they are too few, or follow nothing"
+        for each in compared.models
+        if each.controlled.coefficients and not any(each.controlled.coefficients)
+    ]
     for each in compared.differences:
         told.append(
             f"{each.model} - {each.reference}: win rate {_interval(each.win_rate)}, "

@@ -127,6 +127,20 @@ def test_two_models_compared(annotations):
     assert told[1].startswith("theta(0.5) - theta1: win rate +")
 
 
+def test_models_of_one_name_are_called_by_file(annotations):
+    compared = compare_models([annotations(judged(20), "a.json"), annotations(judged(20), "b.json")], replicates=5)
+    assert [Path(each.model).name for each in compared.models] == ["a.json", "b.json"]
+    assert [Path(each.reference).name for each in compared.differences] == ["a.json"]
+
+
+def test_a_penalty_that_leaves_nothing_is_told(annotations):
+    draw = random.Random(5)
+    records = [{**each, "preference": draw.choice((1, 2))} for each in judged(20)]
+    compared = compare_models([annotations(records)], replicates=5)
+    assert (compared.models[0].controlled.win_rate, compared.models[0].controlled_se) == (50, 0)
+    assert words.lines(compared)[1].startswith("model: its LC win rate of 50 was not measured: the penalty")
+
+
 @pytest.mark.slow
 def test_the_bootstrap_with_a_penalty_held_is_as_wide_as_with_one_chosen_each_time(shared_data):
     import numpy as np

@@ -1,9 +1,13 @@
-"""A real model answers, and one judges through a server that is not ours. SmolLM2 can do neither well."""
+"""A real model answers, and is judged by itself, through a server that is not ours, and by one that always rates.
+
+SmolLM2 does neither well: as a judge it may give no rating at all, and then the command says so.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
+from chat_server import Chat, ChatServer
 from serving import transformers_serve
 
 from llm_expo.cli import main
@@ -46,21 +50,11 @@ def test_smollm2_answers_and_judges(tmp_path, monkeypatch, capsys):
     answer += ["--max-tokens", "24", "--device", "cpu"]
     assert main(answer) == 0
     made = Path("out/model_answer/smollm2.jsonl").read_text()
-    # Greedy, it repeats itself up to 2048 tokens. A server takes what it is not told from the model's own settings.
-    judge = Path("judge")
-    judge.mkdir()
-    for each in Path("smollm2").iterdir():
-        (judge / each.name).symlink_to(each.absolute())
-    settings = json.loads((judge / "generation_config.json").read_text())
-    vocabulary = json.loads((judge / "tokenizer.json").read_text())["model"]["vocab"]
-    ends = [settings["eos_token_id"], vocabulary["Ċ"], vocabulary["ĊĊ"]]
-    (judge / "generation_config.json").unlink()
-    (judge / "generation_config.json").write_text(
-        json.dumps({**settings, "eos_token_id": ends, "repetition_penalty": 1.2})
-    )
+    # Greedy, it goes in circles for all of the 2048 tokens that a judge is given: minutes for each judgement.
+    monkeypatch.setattr("llm_expo.evaluation.mt_bench.judge._MAX_TOKENS", 24)
     capsys.readouterr()
-    with transformers_serve(tmp_path / "judge", tmp_path / "serve.log") as (url, _):
-        status = main([*answer, "--judge", f"{tmp_path / 'judge'}@{url}"])
+    with transformers_serve(tmp_path / "smollm2", tmp_path / "serve.log") as (url, _):
+        status = main([*answer, "--judge", f"{tmp_path / 'smollm2'}@{url}"])
     out = capsys.readouterr().out
     turns = [json.loads(line)["choices"] for line in Path("out/model_answer/smollm2.jsonl").read_text().splitlines()]
     assert turns == [json.loads(line)["choices"] for line in made.splitlines()]
@@ -71,3 +65,13 @@ def test_smollm2_answers_and_judges(tmp_path, monkeypatch, capsys):
     without = sum(each.score is None for each in judgements)
     told = f"{without} of 6 judgements hold no rating" in out
     assert (status, told) == ((1, False) if without == 6 else (0, without > 0))
+
+    # To the scores, whatever SmolLM2 said: its answers, from FastChat's file, before a judge that always rates.
+    server = ChatServer(Chat(answer=lambda asked: f"Rating: [[{1 + len(asked) % 10}]]"))
+    again = [each if each != "smollm2" else "smollm2=out/model_answer/smollm2.jsonl" for each in answer]
+    assert main([*again, "--judge", f"fixed@{server.url}", "--json"]) == 0
+    server.close()
+    [model] = json.loads(capsys.readouterr().out)["models"]
+    rated = read_judgements([Path("out/model_judgment/fixed_single.jsonl")])
+    assert model["totals"]["average"]["mean"] == pytest.approx(sum(1 + len(each.prompt) % 10 for each in rated) / 6)
+    assert list(model["categories"]) == ["writing", "stem", "math"]
