@@ -94,12 +94,12 @@ def search(
     settings: dict[str, Json] = {
         **engine.settings,
         "scorer": scorer.name,
-        "strategy": repr(strategy),
         "confirm_share": confirm_share,
         "batch_size": batch_size,
     }
+    way: dict[str, Json] = {"strategy": repr(strategy)}
     with Study.open(out) as study:
-        study.settle(settings, engine.environment)
+        study.settle(settings, engine.environment, way)
         study.enrol(prompts, engine.encode, confirm_share=confirm_share, extend=extend)
         work = Work(study, engine, batch_size, watch, turns)
         walked = walk(work, strategy, scorer, choice)
@@ -123,7 +123,7 @@ def search(
             study=out,
             theta0=direction.initial.folders[-1],
             theta1=direction.aligned.folders[-1],
-            settings={**settings, "choose": choice},
+            settings={**settings, **way, "choose": choice},
             rounds=walked.rounds,
             search=_rows(study, scorer.name, walked.observed, walked.calibration, walked.objections),
             confirm=_rows(

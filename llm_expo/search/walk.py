@@ -52,9 +52,10 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
     rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
     """
     prompts = work.study.enrolled("search")
-    way = _Way(calibrated(work, prompts[:CALIBRATION]))
     rounds: list[Round] = []
     seen = Seen(tuple(each.prompt.id for each in prompts))
+    strategy(seen)  # a budget that cannot do is told before anything is paid for
+    way = _Way(calibrated(work, prompts[:CALIBRATION]))
     while (wanted := strategy(seen)) is not None:
         rounds.append(wanted)
         work.watch(Begun(len(rounds), wanted))
@@ -144,12 +145,12 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
     rewards, completions, tokens, spending = {}, {}, {}, Spending()
     for alpha, count in way.count.items():
         ids = [each.prompt.id for each in prompts[:count]]
-        held, spent = work.study.rewards(scorer.name, alpha), work.study.spent(alpha)
+        held, spent = work.study.rewards(scorer.name, alpha), work.study.spent(alpha, [THETA0, THETA1, *way.observed])
         rewards[alpha] = {prompt: held[prompt] for prompt in ids}
         here = sum((spent[prompt] for prompt in ids), Spending())
         completions[alpha], tokens[alpha] = here.completions, here.tokens
         spending += here
-    moves, turns = work.study.moves(), work.study.turns()
+    moves, turns = work.study.moves()[: work.moves], work.study.turns()[: work.turns]
     excluded = {}
     if rule == "fluent":
         others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))
