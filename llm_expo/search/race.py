@@ -85,7 +85,7 @@ class Race:
         wanted: Round | None
         if rungs := _next_rungs(ladder, seen, rewards, error):
             _refuse_little(budget, seen.spent, ladder, rungs, probe)
-            wanted = Round(dict.fromkeys(rungs, probe), f"the ladder: {_listed(rungs)}, on {probe} prompts")
+            wanted = Round(dict.fromkeys(rungs, probe), "the ladder")
         else:
             wanted = _heat(self.alphas, probe, budget, seen, rewards, error)
         return wanted and _within(budget, seen, rewards, wanted, math.ceil(probe / 2))
@@ -123,8 +123,8 @@ def _refuse_little(budget: Budget, spent: Spent, ladder: Sequence[float], rungs:
     enough = Budget(math.ceil(2 * all_rungs / step) * step, budget.unit)
     raise StudyError(
         f"the budget of {budget} ends before the race has begun: {_amount(used)} are spent, and the ladder up to "
-        f"{ladder[-1]:g} would take about {_amount(all_rungs)}; what was made is kept: go on with --budget '{enough}' or "
-        f"more"
+        f"{ladder[-1]:g} would take about {_amount(all_rungs)}; what was made is kept: go on with --budget '{enough}' "
+        f"or more"
     )
 
 

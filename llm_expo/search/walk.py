@@ -7,6 +7,7 @@ search goes the way of an uninterrupted one.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from llm_expo.scoring import Comparer, Scorer
@@ -58,7 +59,8 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
     way = _Way(calibrated(work, prompts[:CALIBRATION]))
     while (wanted := strategy(seen)) is not None:
         rounds.append(wanted)
-        work.watch(Begun(len(rounds), wanted))
+        new = sum(max(count - way.count.get(alpha, 0), 0) for alpha, count in wanted.wanted.items())
+        work.watch(Begun(len(rounds), wanted, new))
         _run(work, scorer, prompts, wanted, way)
         before, seen = seen, _seen(work, scorer, prompts, way, rule)
         if seen == before:  # it asks for what the guard does not allow, and would do so for ever
@@ -113,11 +115,12 @@ def _visit(
         _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
     answered = 0
     if alpha not in way.objections:
-        for replies in work.answer(alpha, new, "search"):
-            answered += len(replies)
-            _look(way, alpha, replies=replies)
-            if alpha in way.objections:
-                break
+        with closing(work.answer(alpha, new, "search")) as batches:  # what is under way elsewhere stops at its end
+            for replies in batches:
+                answered += len(replies)
+                _look(way, alpha, replies=replies)
+                if alpha in way.objections:
+                    break
     return new[:answered]
 
 

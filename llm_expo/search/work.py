@@ -5,7 +5,7 @@ for the same ones: an engine's last bits may depend on them.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from llm_expo.generation import Engine, Reply, Request
@@ -39,7 +39,7 @@ class Work:
         self._at: float | None = None
         self._leaving: float | None = None  # seconds it took the engine to leave the device, until it comes back
 
-    def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Iterator[dict[str, Reply]]:
+    def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Generator[dict[str, Reply], None, None]:
         """The replies of theta(alpha) by prompt id, batch by batch; whoever has seen enough stops asking."""
         self._count(alpha, ((alpha, each.prompt.id) for each in asked))
         held = self.study.replies(alpha)
@@ -49,6 +49,7 @@ class Work:
         noise = "search" if part == "search" else f"confirm {alpha!r}"
         requests = ([Request(each.prompt.id, each.tokens, noise) for each in batch] for batch in missing if batch)
         if any(missing):
+            self.watch(Done("generate", part, alpha, 0, sum(map(len, missing)), 0, 0.0))
             self._move(alpha)
         made = self.engine.generate(alpha, requests)
         done, tokens, total, start = 0, 0, sum(map(len, missing)), time.monotonic()
@@ -72,6 +73,7 @@ class Work:
         self._count(under, ((alpha, under, each.prompt.id) for each in there))
         if not missing:
             return {each.prompt.id: held[each.prompt.id] for each in there}
+        self.watch(Done("read", part, alpha, 0, len(missing), 0, 0.0))
         self._move(under)
         batches = _batches(missing, self._batch_size)
         texts = ([(each.tokens, replies[each.prompt.id].tokens) for each in batch] for batch in batches)
@@ -112,6 +114,7 @@ class Work:
             start = time.monotonic()
             self.engine.rest()
             self._at, self._leaving = None, time.monotonic() - start
+        self.watch(Done("score", part, None, 0, len(places), 0, 0.0))
         start = time.monotonic()
         values = rewards(scorer, conversations, baselines)
         if self._turns and isinstance(scorer, Resting):

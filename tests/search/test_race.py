@@ -44,9 +44,7 @@ def walked(strategy, reward, **options):
 
 
 def test_the_ladder_begins_at_theta1_and_one_step_below():
-    assert Race()(Seen(PROMPTS)) == Round(
-        dict.fromkeys((0.0, -0.5, 0.05, 0.2), 12), "the ladder: theta1, -0.5, 0.05, 0.2, on 12 prompts"
-    )
+    assert Race()(Seen(PROMPTS)) == Round(dict.fromkeys((0.0, -0.5, 0.05, 0.2), 12), "the ladder")
     assert Race(alphas=(1.0, 2.0, 3.9, 4.0, 32.0))(Seen(PROMPTS[:20])).wanted == dict.fromkeys((0.0, 1.0, 4.0), 4)
 
 
