@@ -55,10 +55,12 @@ def conversation(
     *,
     speaker: str = "user",
     blank_end: bool = False,
+    strict: bool = False,
 ) -> list[Message]:
     """`value` as messages, each of a role and a text; a text alone is the `speaker`'s.
 
     what: the name of `value`, for `error`. blank_end: the last message may lack a text, for the caller to judge.
+    strict: nothing but role and content may be there (null counts as nothing), since templates make text of other keys.
     """
     if isinstance(value, str):
         value = [{"role": speaker, "content": value}]
@@ -72,6 +74,12 @@ def conversation(
         blank = isinstance(content, str) and not content.strip()
         if not isinstance(content, str) or (blank and not (blank_end and number == len(value))):
             raise error(f"{place}: the {role}'s message has no text")
+        more = [key for key, given in each.items() if key not in ("role", "content") and given is not None]
+        if strict and more:
+            raise error(
+                f"{place}: the {role}'s message holds {', '.join(map(repr, more))}; only its role and content would be "
+                f"passed on: leave the rest out"
+            )
         messages.append({"role": role, "content": content})
     return messages
 

@@ -12,7 +12,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,7 @@ from llm_expo.weights.distance import Distance
 
 if TYPE_CHECKING:  # loaded by those who search: `apply` starts in less time without
     from llm_expo.search import Event, Outcome
+    from llm_expo.search.events import Tried
     from llm_expo.search.outcome import Row
 
 
@@ -49,36 +51,95 @@ def bytes_written(total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def search_watched() -> "Iterator[Callable[[Event], None]]":
-    """A line for each round before it runs and for each alpha that is through, and a bar for what is in hand."""
+    """A line for each step of the search; where somebody watches, the standings and a bar for what is in hand, too."""
     from llm_expo.report import words
-    from llm_expo.search.events import Begun, Done
+    from llm_expo.search.events import Done
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} replies"),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as progress:
-        task = progress.add_task("", total=None, speed="")
+    if not sys.stderr.isatty():
+        yield lambda event: None if isinstance(event, Done) else note(words.told(event))
+        return
+    standings = _Standings()
+    # Lines that are printed meanwhile, a log's too, come to stand above it.
+    with Live(get_renderable=standings.shown, console=Console(stderr=True), transient=True):
 
         def watch(event: "Event") -> None:
-            if isinstance(event, Begun):
-                note(f"round {event.number}: {event.round.why}")
-            elif isinstance(event, Done):
-                of = "" if event.alpha is None else f", alpha {words.name(event.alpha)}"
-                description = f"{event.part}{of}: {event.activity}"
-                if progress.tasks[0].description != description:
-                    progress.reset(task, description=description, total=event.total)
-                speed = f"{event.tokens / event.seconds:,.0f} tokens/s" if event.tokens and event.seconds else ""
-                progress.update(task, completed=event.done, total=event.total, speed=speed)
-            else:
-                note(f"{event.part}, {words.tried(event)}")
+            if not isinstance(event, Done):
+                note(words.told(event))
+            standings.watch(event)
 
         yield watch
+
+
+class _Standings:
+    """The alphas that are still in the search with their paired differences, and how far what is in hand has got."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._alive: dict[float, Tried] = {}
+        self._round = ""
+        self._left = 0  # replies that the round still wants
+        self._made, self._began = 0, time.monotonic()  # replies of the rounds so far, from their beginning
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[speed]}"),
+        )
+        self._task = self._bar.add_task("loading", total=None, visible=False, speed="")
+
+    def watch(self, event: "Event") -> None:
+        from llm_expo.report import words
+        from llm_expo.search.events import Begun, Chosen, Done, Split
+
+        match event:
+            case Begun():
+                self._round, self._left = f"round {event.number}", event.replies
+                if event.number == 1:
+                    self._made, self._began = 0, time.monotonic()
+            case Chosen():
+                self._alive, self._round = {}, "confirmation"
+                self._left = 3 * event.prompts if event.alpha else 2 * event.prompts
+            case Done():
+                of = "" if event.alpha is None else f" alpha {words.name(event.alpha)}"
+                what = {"generate": "replies of", "read": "reading replies of", "score": "scoring"}[event.activity]
+                speed = f"{event.tokens / event.seconds:,.0f} tokens/s" if event.tokens and event.seconds else ""
+                if event.activity == "generate" and event.done:
+                    before = self._bar.tasks[0].completed
+                    self._made, self._left = (
+                        self._made + int(event.done - before),
+                        self._left - int(event.done - before),
+                    )
+                self._bar.update(
+                    self._task, description=f"{what}{of}", completed=event.done, total=event.total, speed=speed,
+                    visible=True,
+                )  # fmt: skip
+            case Split():
+                pass
+            case _ if event.part == "search":
+                self._alive[event.alpha] = event
+                if event.collapsed:
+                    del self._alive[event.alpha]
+
+    def shown(self) -> Group:
+        from llm_expo.report import words
+
+        ranked = sorted(self._alive.values(), key=lambda each: -(each.gain.mean if each.gain else 0.0))
+        table = Table(box=box.SIMPLE, pad_edge=False)
+        for column in ("still in the search", "prompts", "vs theta1"):
+            table.add_column(column, justify="right")
+        for each in ranked[: self.MOST]:
+            table.add_row(words.name(each.alpha), str(each.prompts), words.with_error(each.gain) if each.gain else "")
+        if len(ranked) > self.MOST:
+            table.add_row(f"and {len(ranked) - self.MOST} more")
+        return Group(*([table] if ranked else []), self._bar, Text(self._ends()))
+
+    def _ends(self) -> str:
+        """When the round is expected to end, by what replies have taken so far, all that is done with them included."""
+        if not self._round or not self._made or self._left <= 0:
+            return self._round
+        seconds = (time.monotonic() - self._began) / self._made * self._left
+        return f"{self._round}: about {timedelta(seconds=round(seconds))} left"
 
 
 @contextmanager

@@ -53,7 +53,9 @@ def refused(capsys, arguments: list[str]) -> str:
     out, err = capsys.readouterr()
     assert out == ""
     [line] = [
-        line for line in err.splitlines() if not line.startswith(("llm-expo: loading", "search, alpha", "round "))
+        line
+        for line in err.splitlines()
+        if not line.startswith(("llm-expo: loading", "search, alpha", "round ")) and "prompts to search on" not in line
     ]
     return line.removeprefix("llm-expo: error: ")
 

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± or ─ shows a question mark
     arguments = parsed(argv)
-    logging.basicConfig(format="llm-expo: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting()])
     logging.getLogger("llm_expo").setLevel(logging.INFO)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
@@ -44,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("llm-expo: interrupted; nothing is half-written; run it again, and it goes on", file=sys.stderr)
         return 130
+
+
+class _Noting(logging.Handler):
+    """Lines on whatever is standard error by then: a live display takes its place, and they come to stand above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _failed(message: str) -> int:

@@ -84,7 +84,7 @@ def _prompt(record: object, place: str) -> Prompt:
     if content is None:
         fields = ", ".join(map(str, record)) or "no fields"
         raise PromptError(f"{place}: neither `prompt` nor `messages`; it has {fields}")
-    checked = tuple(records.conversation(content, "the prompt", place, PromptError))
+    checked = tuple(records.conversation(content, "the prompt", place, PromptError, strict=True))
     if checked[-1]["role"] != "user":
         raise PromptError(f"{place}: the last message is the {checked[-1]['role']}'s; a prompt ends with the user's")
     identity = record.get("id")

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from llm_expo.search.events import Tried
+from llm_expo.search.events import Begun, Chosen, Split, Tried
 from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
+from llm_expo.search.rounds import Round
 from llm_expo.search.verdict import Decision, Verdict
 from llm_expo.stats import Interval
 
@@ -25,8 +26,9 @@ HOW_TO_READ = (
     "vs theta1: paired difference of reward over the prompts that both answered ± its standard error; mean rewards "
     "over different numbers of prompts do not compare. tokens: mean reply length; cut off: share of replies that the "
     "token limit ended. log p (theta0): how likely theta0 finds the replies, nats per token. guard: what was taken for "
-    "collapsed. A reward that rises while log p falls far below theta1's, or while replies open "
-    "alike (distinct openings), is being gamed: read the replies, and prefer a smaller alpha."
+    "collapsed, and what has come too far from theta1 for --choose fluent. A reward that rises while log p falls far "
+    "below theta1's, or while replies open alike (distinct openings), is being gamed: read the replies, and prefer a "
+    "smaller alpha."
 )
 
 
@@ -50,7 +52,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if symptoms is None else f"{symptoms.truncated:.0%}",
         "" if row.log_probability is None else f"{row.log_probability:.2f}",
         "" if symptoms is None else f"{symptoms.distinct_openings:.2f}",
-        "collapsed" if row.collapsed else "",
+        "collapsed" if row.collapsed else "" if row.fluent or row.alpha == THETA0 else "not fluent",
     )
 
 
@@ -61,9 +63,35 @@ def tried(event: Tried) -> str:
     return f"alpha {name(event.alpha)}: {reward}" + (f"; collapsed: {event.collapsed}" if event.collapsed else "")
 
 
+def round_(wanted: Round) -> str:
+    """Why a round is run, and what is asked in it."""
+    asked: dict[int, list[str]] = {}
+    for alpha, count in wanted.wanted.items():
+        asked.setdefault(count, []).append("theta1" if alpha == THETA1 else f"{alpha:g}")
+    listed = "; ".join(", ".join(alphas) + f" to {count} prompts" for count, alphas in asked.items())
+    return f"{wanted.why} ({listed})"
+
+
 def rounds(outcome: Outcome) -> list[str]:
-    """Why each round was run."""
-    return [each.why for each in outcome.rounds]
+    """Why each round was run, and what was asked in it."""
+    return [round_(each) for each in outcome.rounds]
+
+
+def told(event: Split | Begun | Chosen | Tried) -> str:
+    """One line on where a search has got."""
+    match event:
+        case Split():
+            return f"{event.search} prompts to search on; {event.confirm} are set aside to confirm the choice on"
+        case Begun():
+            return f"round {event.number}: {round_(event.round)}, {event.replies} new replies"
+        case Chosen() if event.alpha == THETA1:
+            return f"choice: theta1; it answers the {event.prompts} confirm prompts, and so does theta0"
+        case Chosen():
+            return (
+                f"choice: alpha {name(event.alpha)}; on the {event.prompts} confirm prompts it meets theta1 and theta0"
+            )
+        case Tried():
+            return f"{event.part}, {tried(event)}"
 
 
 def collapses(rows: Sequence[Row]) -> list[str]:
@@ -96,6 +124,8 @@ def decision(outcome: Outcome) -> list[str]:
         more = max(math.ceil((needed - outcome.decision.gain.n) / share), 1)
         says.append(f"Of prompts that are added, {share:.0%} are set aside to confirm on: add about {more:,}.")
     says.append(f"Training itself: theta1 - theta0 = {_interval(outcome.gain_of_training)}.")
+    if left := better_but_not_fluent(outcome):
+        says.append(left)
     tried = [row.alpha for row in outcome.search]
     if outcome.choice > 0 and outcome.choice == max(tried):
         says.append(
@@ -109,11 +139,29 @@ def decision(outcome: Outcome) -> list[str]:
     return says
 
 
+def better_but_not_fluent(outcome: Outcome) -> str | None:
+    """Which alphas had a higher reward than the choice and were left out for their replies, if any."""
+    if outcome.settings.get("choose") != "fluent":
+        return None
+    gains = {row.alpha: row.gain.mean for row in outcome.search if row.gain is not None}
+    astray = {row.alpha for row in outcome.search if not (row.fluent or row.collapsed or row.alpha == THETA0)}
+    left = [alpha for alpha in gains if alpha in astray and gains[alpha] > gains.get(outcome.choice, 0.0)]
+    if not left:
+        return None
+    best = max(left, key=lambda alpha: gains[alpha])
+    named = ", ".join(name(alpha) for alpha in left)
+    return (
+        f"A higher reward on the search prompts, but replies that have come too far from theta1's to be chosen: alpha "
+        f"{named} ({name(best)}: {gains[best]:+.3f}). --choose best in a new study would take them in; "
+        f"read the replies."
+    )
+
+
 def decided(decision: Decision) -> list[str]:
     """A decision with its figures and what to do next: one sentence an item."""
     gain, longer = decision.gain, decision.longer
     if gain is None or longer is None:
-        return [f"{decision.verdict}: no alpha did better than theta1 on the search prompts.", decision.next]
+        return [f"{decision.verdict}: no alpha that may be chosen is likely to do better than theta1.", decision.next]
     measured = f"alpha {decision.alpha:g} - theta1 = {_interval(gain)}, on {gain.n} prompts that the search never saw"
     says = [f"{decision.verdict}: {_why(decision)}.", f"Reward: {measured}."]
     says += [f"{name}: {_interval(other)}." for name, other in decision.second.items()]

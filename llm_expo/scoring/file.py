@@ -84,11 +84,11 @@ def _scored(record: Any, place: str) -> tuple[str, float]:
         return key, float(reward)
     if record.get("messages") is not None:
         said = record["messages"]
-        messages = records.conversation(said, "`messages`", place, ScorerError, blank_end=True)
+        messages = records.conversation(said, "`messages`", place, ScorerError, blank_end=True, strict=True)
         if messages[-1]["role"] != "assistant":
             raise ScorerError(f"{place}: the last message is the {messages[-1]['role']}'s; it has to be the reply")
     elif record.get("prompt") is not None and isinstance(record.get("reply"), str):
-        prompt = records.conversation(record["prompt"], "the prompt", place, ScorerError)
+        prompt = records.conversation(record["prompt"], "the prompt", place, ScorerError, strict=True)
         messages = [*prompt, {"role": "assistant", "content": record["reply"]}]
     else:
         fields = ", ".join(map(str, record))

@@ -11,17 +11,35 @@ Activity = Literal["generate", "read", "score"]
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """The study's prompts, before anything runs: how many to search on, and how many are set aside to confirm on."""
+
+    search: int
+    confirm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
-    """A round is about to run; `number` counts from 1."""
+    """A round is about to run; `number` counts from 1, `replies` are those that are new to this walk."""
 
     number: int
     round: Round
+    replies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The search has ended with a choice, which is about to be confirmed on so many prompts."""
+
+    alpha: float
+    prompts: int
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """`done` of `total` replies of `part` at `alpha` that were missing are through `activity`, after `seconds`.
 
+    The first one, with `done` 0, comes as the activity begins.
     `tokens` are those of these replies, while they are generated. alpha is None where replies of several are scored.
     """
 
@@ -50,4 +68,4 @@ class Tried:
     collapsed: str | None
 
 
-Event = Begun | Done | Tried
+Event = Split | Begun | Done | Tried | Chosen

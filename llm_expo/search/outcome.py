@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_expo.generation import Json, Prompt
-from llm_expo.search.guard import Calibration, Finding, Lengthening, Objection, Observed, examine, lengthening
+from llm_expo.search.guard import Calibration, Finding, Lengthening, Objection, Observed, examine, fluent, lengthening
 from llm_expo.search.limit import Priced
 from llm_expo.search.rounds import Round
 from llm_expo.search.study import Study
@@ -24,7 +24,8 @@ class Row:
 
     `reward` and `log_probability` (of the replies under theta0, nats per token) are means over prompts; `gain` is the
     paired difference of reward to theta1, on the prompts that both answered, None for theta1 itself. `findings` are the
-    guard's, with their limits, `lengthening` is the change of length; `collapsed` is the guard's word.
+    guard's, with their limits, `lengthening` is the change of length; `collapsed` is the guard's word, `fluent` says
+    whether the replies have stayed as near to theta1's as `--choose fluent` asks.
     """
 
     alpha: float
@@ -36,6 +37,7 @@ class Row:
     findings: tuple[Finding, ...]
     lengthening: Lengthening | None
     collapsed: str | None
+    fluent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +131,5 @@ def row(
         findings=examine(observed, calibration) if alpha != THETA1 else (),
         lengthening=lengthening(observed, calibration.theta1) if compared else None,
         collapsed=None if objection is None else str(objection),
+        fluent=alpha == THETA1 or alpha in fluent({alpha: observed}, calibration),
     )

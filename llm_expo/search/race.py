@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from llm_expo.errors import StudyError
 from llm_expo.search.budget import Budget, cost, left, overhead, price
 from llm_expo.search.curve import expected_gains, fit, heights
-from llm_expo.search.rounds import Round, Seen, answered
+from llm_expo.search.rounds import Round, Seen, Spent, answered
 from llm_expo.stats import always_valid_difference
 
 THETA1 = 0.0
@@ -84,7 +84,8 @@ class Race:
         error = ERROR / len(self.alphas)  # each of so many others might beat the best by chance
         wanted: Round | None
         if rungs := _next_rungs(ladder, seen, rewards, error):
-            wanted = Round(dict.fromkeys(rungs, probe), f"the ladder: {_listed(rungs)}, on {probe} prompts")
+            _refuse_little(budget, seen.spent, ladder, rungs, probe)
+            wanted = Round(dict.fromkeys(rungs, probe), "the ladder")
         else:
             wanted = _heat(self.alphas, probe, budget, seen, rewards, error)
         return wanted and _within(budget, seen, rewards, wanted, math.ceil(probe / 2))
@@ -109,6 +110,22 @@ def _next_rungs(ladder: Sequence[float], seen: Seen, rewards: Rewards, error: fl
     ):
         return []
     return [rung for rung in ladder if rung > highest][:STRIDE]
+
+
+def _refuse_little(budget: Budget, spent: Spent, ladder: Sequence[float], rungs: Sequence[float], probe: int) -> None:
+    """A budget in tokens or minutes shows to be too small only when the first replies have told their price."""
+    remaining = left(budget, spent)
+    if cost(budget.unit, spent, dict.fromkeys(rungs, probe)) <= max(remaining, 0):
+        return
+    used = budget.amount - remaining
+    all_rungs = used + cost(budget.unit, spent, dict.fromkeys((rung for rung in ladder if rung >= min(rungs)), probe))
+    step = 10 ** (math.floor(math.log10(all_rungs)) - 1)  # two figures are as much as is known
+    enough = Budget(math.ceil(2 * all_rungs / step) * step, budget.unit)
+    raise StudyError(
+        f"the budget of {budget} ends before the race has begun: {_amount(used)} are spent, and the ladder up to "
+        f"{ladder[-1]:g} would take about {_amount(all_rungs)}; what was made is kept: go on with --budget '{enough}' "
+        f"or more"
+    )
 
 
 def _is_beaten(mine: Sequence[float], other: Sequence[float], error: float) -> bool:
@@ -181,6 +198,10 @@ def _within(budget: Budget, seen: Seen, rewards: Rewards, wanted: Round, least: 
     more = {alpha: math.floor(scale * count) for alpha, count in more.items()}
     kept = {alpha: len(rewards.get(alpha, ())) + count for alpha, count in more.items() if count >= least}
     return Round(kept, f"{wanted.why}, as far as the budget goes") if kept else None
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _listed(alphas: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from llm_expo.generation import Engine, Json, Prompt
 from llm_expo.scoring import Comparer, Recording, Resting, Scorer
 from llm_expo.search.choice import Rule, choose
 from llm_expo.search.confirm import confirm
-from llm_expo.search.events import Event
+from llm_expo.search.events import Chosen, Event, Split
 from llm_expo.search.guard import Calibration, Objection, Observed, fluent
 from llm_expo.search.limit import Limit, Priced, choose_within
 from llm_expo.search.outcome import THETA0, THETA1, Limited, Outcome, Row, examples, row
@@ -94,13 +94,14 @@ def search(
     settings: dict[str, Json] = {
         **engine.settings,
         "scorer": scorer.name,
-        "strategy": repr(strategy),
         "confirm_share": confirm_share,
         "batch_size": batch_size,
     }
+    way: dict[str, Json] = {"strategy": repr(strategy)}
     with Study.open(out) as study:
-        study.settle(settings, engine.environment)
+        study.settle(settings, engine.environment, way)
         study.enrol(prompts, engine.encode, confirm_share=confirm_share, extend=extend)
+        watch(Split(len(study.enrolled("search")), len(study.enrolled("confirm"))))
         work = Work(study, engine, batch_size, watch, turns)
         walked = walk(work, strategy, scorer, choice)
         steady = fluent(walked.observed, walked.calibration)
@@ -109,6 +110,7 @@ def search(
             chosen = choose(walked.seen, choice, steady)
         else:
             chosen, priced = choose_within(walked.seen, choice, steady, limit)
+        watch(Chosen(chosen, len(study.enrolled("confirm"))))
         confirmed = confirm(work, scorers, chosen)
         decision = decide(
             chosen,
@@ -123,7 +125,7 @@ def search(
             study=out,
             theta0=direction.initial.folders[-1],
             theta1=direction.aligned.folders[-1],
-            settings={**settings, "choose": choice},
+            settings={**settings, **way, "choose": choice},
             rounds=walked.rounds,
             search=_rows(study, scorer.name, walked.observed, walked.calibration, walked.objections),
             confirm=_rows(

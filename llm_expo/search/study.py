@@ -67,30 +67,39 @@ class Study:
 
     # -- settings ------------------------------------------------------------------------------------------------
 
-    def settle(self, settings: Mapping[str, Json], environment: Mapping[str, Json]) -> None:
+    def settle(
+        self, settings: Mapping[str, Json], environment: Mapping[str, Json], way: Mapping[str, Json] | None = None
+    ) -> None:
         """Record what the study's rows depend on, or hold a resumed run to it.
 
         `settings` have to be equal; a changed `environment` (versions, device) is logged, since replies may then
-        differ in places from those of an uninterrupted study. A study without any reply yet takes new settings: what
-        made the first batch fail (memory, a prompt too long) can be changed.
+        differ in places from those of an uninterrupted study. `way`, on which depends only which rows there are, may
+        change as long as no confirm prompt was answered: a choice made another way would look at these again. A study
+        without any reply yet takes new settings: what made the first batch fail (memory, a prompt too long) can be
+        changed.
         """
+        way = way or {}
         if not begun(self._database):
             with transaction(self._database):
                 self._database.execute("DELETE FROM settings")
                 self._database.executemany(
                     "INSERT INTO settings VALUES (?, ?)",
-                    [(name, json.dumps(value)) for name, value in {**settings, **environment}.items()],
+                    [(name, json.dumps(value)) for name, value in {**settings, **way, **environment}.items()],
                 )
             return
         recorded = {
             name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM settings")
         }
-        for name, value in settings.items():
+        changed = {name: value for name, value in way.items() if recorded.get(name) != value}
+        for name, value in (settings if self._is_open() else {**settings, **way}).items():
             if recorded.get(name) != value:
                 raise StudyError(
                     f"{self.folder}: {name} was {_shown(recorded.get(name))} when the study began and is now "
                     f"{_shown(value)}; give the old value, or another --out"
                 )
+        for name, value in changed.items():
+            logger.info("%s: %s was %s and is now %s", self.folder, name, _shown(recorded.get(name)), _shown(value))
+            self._database.execute("UPDATE settings SET value = ? WHERE name = ?", (json.dumps(value), name))
         for name, value in environment.items():
             if recorded.get(name) != value:
                 logger.warning(
@@ -225,23 +234,24 @@ class Study:
         self._insert("INSERT INTO turns VALUES (?)", [()], seconds)
 
     def turns(self) -> list[float]:
-        """Seconds that the engine took each time to leave the device to a scorer, and to come back."""
-        return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM turns")]
+        """Seconds that the engine took each time to leave the device to a scorer, and to come back, in their order."""
+        return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM turns ORDER BY rowid")]
 
     def moves(self) -> list[float]:
-        """Seconds that each move of the weights took, the first one's loading included."""
-        return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM moves")]
+        """Seconds that each move of the weights took, in their order, the first one's loading included."""
+        return [seconds for (seconds,) in self._database.execute("SELECT seconds FROM moves ORDER BY rowid")]
 
-    def spent(self, alpha: float) -> dict[str, Spending]:
-        """By prompt id, on the replies of theta(alpha)."""
+    def spent(self, alpha: float, readers: Sequence[float] | None = None) -> dict[str, Spending]:
+        """By prompt id, on the replies of theta(alpha); of those that read them, on the alphas in `readers` alone."""
         rows = self._database.execute(
             """SELECT prompt, 1, json_array_length(tokens), seconds,
                       (SELECT total(seconds) FROM rewards AS r
                        WHERE r.alpha = c.alpha AND r.prompt = c.prompt),
                       (SELECT total(seconds) FROM log_probabilities AS p
-                       WHERE p.alpha = c.alpha AND p.prompt = c.prompt)
-               FROM completions AS c WHERE alpha = ?""",
-            (alpha,),
+                       WHERE p.alpha = c.alpha AND p.prompt = c.prompt
+                       AND (?1 IS NULL OR p.under IN (SELECT value FROM json_each(?1))))
+               FROM completions AS c WHERE alpha = ?2""",
+            (None if readers is None else json.dumps(readers), alpha),
         )
         return {prompt: Spending(*spent) for prompt, *spent in rows}
 
@@ -250,6 +260,11 @@ class Study:
         return [alpha for (alpha,) in self._database.execute("SELECT DISTINCT alpha FROM completions ORDER BY alpha")]
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _is_open(self) -> bool:
+        """Whether no confirm prompt was answered yet."""
+        answered = "SELECT EXISTS (SELECT 1 FROM completions JOIN prompts ON id = prompt WHERE part = 'confirm')"
+        return not self._database.execute(answered).fetchone()[0]
 
     def _insert(self, statement: str, rows: Sequence[tuple[object, ...]], seconds: float) -> None:
         with transaction(self._database):

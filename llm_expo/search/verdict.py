@@ -234,7 +234,9 @@ def _next(
         case Verdict.NO_GAIN:
             return "Keep theta1: alpha makes it worse." if gain.high < 0 else "Keep theta1."
         case Verdict.UNDERPOWERED if gain.n < FEWEST_PROMPTS:
-            return f"Add prompts with --extend: {gain.n} to confirm on are too few, {FEWEST_PROMPTS} are the least."
+            would = f"; about {needed} would decide" if needed is not None and needed > FEWEST_PROMPTS else ""
+            least_ = f"{FEWEST_PROMPTS} are the least"
+            return f"Add prompts with --extend: {gain.n} to confirm on are too few, {least_}{would}."
         case Verdict.UNDERPOWERED if needed is not None:
             shows = "a gain" if gain.mean >= least - gain.mean else "that no gain matters"
             return (

@@ -7,6 +7,7 @@ search goes the way of an uninterrupted one.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from llm_expo.scoring import Comparer, Scorer
@@ -52,12 +53,14 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
     rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
     """
     prompts = work.study.enrolled("search")
-    way = _Way(calibrated(work, prompts[:CALIBRATION]))
     rounds: list[Round] = []
     seen = Seen(tuple(each.prompt.id for each in prompts))
+    strategy(seen)  # a budget that cannot do is told before anything is paid for
+    way = _Way(calibrated(work, prompts[:CALIBRATION]))
     while (wanted := strategy(seen)) is not None:
         rounds.append(wanted)
-        work.watch(Begun(len(rounds), wanted))
+        new = sum(max(count - way.count.get(alpha, 0), 0) for alpha, count in wanted.wanted.items())
+        work.watch(Begun(len(rounds), wanted, new))
         _run(work, scorer, prompts, wanted, way)
         before, seen = seen, _seen(work, scorer, prompts, way, rule)
         if seen == before:  # it asks for what the guard does not allow, and would do so for ever
@@ -112,11 +115,12 @@ def _visit(
         _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
     answered = 0
     if alpha not in way.objections:
-        for replies in work.answer(alpha, new, "search"):
-            answered += len(replies)
-            _look(way, alpha, replies=replies)
-            if alpha in way.objections:
-                break
+        with closing(work.answer(alpha, new, "search")) as batches:  # what is under way elsewhere stops at its end
+            for replies in batches:
+                answered += len(replies)
+                _look(way, alpha, replies=replies)
+                if alpha in way.objections:
+                    break
     return new[:answered]
 
 
@@ -144,12 +148,12 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
     rewards, completions, tokens, spending = {}, {}, {}, Spending()
     for alpha, count in way.count.items():
         ids = [each.prompt.id for each in prompts[:count]]
-        held, spent = work.study.rewards(scorer.name, alpha), work.study.spent(alpha)
+        held, spent = work.study.rewards(scorer.name, alpha), work.study.spent(alpha, [THETA0, THETA1, *way.observed])
         rewards[alpha] = {prompt: held[prompt] for prompt in ids}
         here = sum((spent[prompt] for prompt in ids), Spending())
         completions[alpha], tokens[alpha] = here.completions, here.tokens
         spending += here
-    moves, turns = work.study.moves(), work.study.turns()
+    moves, turns = work.study.moves()[: work.moves], work.study.turns()[: work.turns]
     excluded = {}
     if rule == "fluent":
         others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))

@@ -5,7 +5,7 @@ for the same ones: an engine's last bits may depend on them.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from llm_expo.generation import Engine, Reply, Request
@@ -31,11 +31,17 @@ class Work:
         self.watch = watch
         self._batch_size = batch_size
         self._turns = turns
+        self.moves = self.turns = 0
+        """What an uninterrupted search would have counted by now; earlier runs may have made some, or all of them."""
+        self._asked: set[tuple[object, ...]] = set()
+        self._counted_at: float | None = None
+        self._counted_rest = False
         self._at: float | None = None
         self._leaving: float | None = None  # seconds it took the engine to leave the device, until it comes back
 
-    def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Iterator[dict[str, Reply]]:
+    def answer(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> Generator[dict[str, Reply], None, None]:
         """The replies of theta(alpha) by prompt id, batch by batch; whoever has seen enough stops asking."""
+        self._count(alpha, ((alpha, each.prompt.id) for each in asked))
         held = self.study.replies(alpha)
         batches = _batches(asked, self._batch_size)
         missing = [[each for each in batch if each.prompt.id not in held] for batch in batches]
@@ -43,6 +49,7 @@ class Work:
         noise = "search" if part == "search" else f"confirm {alpha!r}"
         requests = ([Request(each.prompt.id, each.tokens, noise) for each in batch] for batch in missing if batch)
         if any(missing):
+            self.watch(Done("generate", part, alpha, 0, sum(map(len, missing)), 0, 0.0))
             self._move(alpha)
         made = self.engine.generate(alpha, requests)
         done, tokens, total, start = 0, 0, sum(map(len, missing)), time.monotonic()
@@ -63,8 +70,10 @@ class Work:
         held, replies = self.study.log_probabilities(alpha, under), self.study.replies(alpha)
         there = [each for each in asked if each.prompt.id in replies]
         missing = [each for each in there if each.prompt.id not in held]
+        self._count(under, ((alpha, under, each.prompt.id) for each in there))
         if not missing:
             return {each.prompt.id: held[each.prompt.id] for each in there}
+        self.watch(Done("read", part, alpha, 0, len(missing), 0, 0.0))
         self._move(under)
         batches = _batches(missing, self._batch_size)
         texts = ([(each.tokens, replies[each.prompt.id].tokens) for each in batch] for batch in batches)
@@ -93,6 +102,8 @@ class Work:
                     reply = {"role": "assistant", "content": replies[prompt].text}
                     places.append((alpha, prompt))
                     conversations.append([*each.prompt.messages, reply])
+        if self._turns:
+            self._counted_at, self._counted_rest = None, True
         if not places:
             return
         baselines = None
@@ -103,6 +114,7 @@ class Work:
             start = time.monotonic()
             self.engine.rest()
             self._at, self._leaving = None, time.monotonic() - start
+        self.watch(Done("score", part, None, 0, len(places), 0, 0.0))
         start = time.monotonic()
         values = rewards(scorer, conversations, baselines)
         if self._turns and isinstance(scorer, Resting):
@@ -112,6 +124,18 @@ class Work:
             scorer.name, [(*place, value) for place, value in zip(places, values, strict=True)], seconds
         )
         self.watch(Done("score", part, None, len(places), len(places), 0, seconds))
+
+    def _count(self, at: float, asked: Iterable[tuple[object, ...]]) -> None:
+        """Count the move, or the turn, that what is asked takes, unless all of it was asked before."""
+        new = set(asked) - self._asked
+        self._asked |= new
+        if not new or at == self._counted_at:
+            return
+        if self._counted_rest:
+            self.turns += 1
+        else:
+            self.moves += 1
+        self._counted_at, self._counted_rest = at, False
 
     def _move(self, alpha: float) -> None:
         if alpha == self._at:

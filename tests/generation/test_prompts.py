@@ -17,7 +17,12 @@ def test_prompts_messages_and_ids(tmp_path):
         tmp_path / "p.jsonl",
         {"prompt": "Hello?", "id": 7},
         "",
-        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi", "name": "x"}]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi", "tool_calls": None},
+            ]
+        },
         {"prompt": [{"role": "user", "content": "as a list"}], "messages": "ignored", "chosen": "ignored"},
     )
     first, second, third = read_prompts(file)
@@ -53,6 +58,10 @@ def test_a_prompt_that_stands_twice_is_used_once(tmp_path, caplog):
         ({"messages": []}, "line 2: the prompt is a list, not a text or a list of messages"),
         ({"messages": [{"role": "user"}]}, "line 2: the user's message has no text"),
         ({"messages": ["x"]}, "line 2: a message is"),
+        (
+            {"messages": [{"role": "user", "content": "a", "name": "Ann", "tool_calls": []}]},
+            "line 2: the user's message holds 'name', 'tool_calls'; only its role and content would",
+        ),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
             "line 2: the last message is the assistant's; a prompt ends with the user's",

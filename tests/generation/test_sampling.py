@@ -32,18 +32,24 @@ def test_penalties_change_the_draw():
     assert draw(logits.clone(), Sampling(temperature=0, **PLAIN), 1, replies).tolist() == [0]
 
 
+@pytest.mark.parametrize("penalties", [(0.0, 0.0), (0.1, 0.1), (1.5, 0.7)])
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"), [(0.7, 50, 0.9), (1.0, 0, 0.9), (1.3, 5, 1.0), (0.5, 0, 1.0)]
 )
-def test_the_distribution_is_that_of_transformers(temperature, top_k, top_p):
+def test_the_distribution_is_that_of_transformers_on_logits_with_vllms_penalties(temperature, top_k, top_p, penalties):
+    """vLLM: logits -= frequency * count; logits -= presence * (count > 0); then temperature, top-k, top-p."""
     torch.manual_seed(1)
-    logits = 2 * torch.randn(1, 200)
+    plain = 2 * torch.randn(1, 200)
+    replies = plain.topk(30).indices[:, [0, 0, 0, *range(0, 30, 2)]]
+    count = replies[0].bincount(minlength=200)
+    presence, frequency = penalties
+    logits = plain - frequency * count - presence * (count > 0)
     expected = TemperatureLogitsWarper(temperature)(None, logits.clone()) if temperature != 1 else logits.clone()
     expected = TopKLogitsWarper(top_k)(None, expected) if top_k else expected
     expected = TopPLogitsWarper(top_p)(None, expected) if top_p < 1 else expected
     probabilities = expected.softmax(-1)[0]
     n = 20_000
-    counts = draw(logits, Sampling(temperature, top_k, top_p, **PLAIN), n).bincount(minlength=200)
+    counts = draw(plain, Sampling(temperature, top_k, top_p, presence, frequency), n, replies).bincount(minlength=200)
     assert (counts[probabilities == 0] == 0).all()
     kept = probabilities > 0
     spread = (n * probabilities * (1 - probabilities)).sqrt()

@@ -13,7 +13,7 @@ from llm_expo.report.record import event_as_json
 from llm_expo.scoring.endpoint import Bill
 from llm_expo.scoring.judge import Record
 from llm_expo.search import Outcome, Round, Verdict
-from llm_expo.search.events import Begun, Tried
+from llm_expo.search.events import Begun, Chosen, Split, Tried
 from llm_expo.search.limit import Priced
 from llm_expo.search.outcome import Example, Limited, Row
 from llm_expo.search.symptoms import Symptoms
@@ -30,11 +30,12 @@ SHIPS, NOTHING = decide(2.0, BETTER, THETA1), decide(0.0, THETA1, THETA1)
 UNCLEAR = decide(2.0, Confirmed([*THETA1.rewards[1:], 0.1], THETA1.tokens), THETA1)
 
 
-def row(alpha, gain=GAIN):
-    return Row(alpha, 40, 1.25, None if alpha == 0 else gain, -1.5, Symptoms(61.2, 0.25, 0.9), (), None, None)
+def row(alpha, gain=GAIN, fluent=True):
+    gain = None if alpha == 0 else gain
+    return Row(alpha, 40, 1.25, gain, -1.5, Symptoms(61.2, 0.25, 0.9), (), None, None, fluent)
 
 
-COLLAPSED = Row(8.0, 0, None, None, None, None, (), None, "it_loops")
+COLLAPSED = Row(8.0, 0, None, None, None, None, (), None, "it_loops", False)
 
 
 def outcome(folder, **changes):
@@ -92,7 +93,7 @@ def test_every_verdict_in_words(tmp_path):
     assert "25% are set aside to confirm on: add about 13,012." in underpowered
     assert "No model was written; --write always writes it all the same." in underpowered
     nothing = say(decision=NOTHING, model=None)
-    assert "no alpha did better than theta1 on the search prompts. Keep theta1." in nothing
+    assert "no alpha that may be chosen is likely to do better than theta1. Keep theta1." in nothing
     assert "--write" not in nothing
     assert "the largest that was tried" not in say()
     highest = say(search=(row(0.0), row(2.0)))
@@ -105,7 +106,7 @@ def test_the_page_holds_the_tables_and_fences_what_models_wrote(tmp_path):
     assert "| 0 (theta1) | 40 | 1.250 |  | 61 |" in page
     assert "| 8 | 0 |  |  |  |  |  |  | collapsed |" in page
     assert "alpha 8 has collapsed: it\\_loops" in page
-    assert "- the ladder" in page
+    assert "- the ladder \\(theta1, 2 to 40 prompts\\)" in page
     assert f"`````text\n{HOSTILE}\n`````" in page
     assert "### a\\|b\\*" in page
     assert "- scorer: function:a\\_b:\\<c\\>" in page
@@ -146,8 +147,32 @@ def test_what_is_not_known_is_null(tmp_path):
     assert record["verdict"] == "GAIN IS LENGTH"
 
 
+def test_a_better_alpha_that_was_left_out_for_its_replies_is_told(tmp_path):
+    """Or the reader sees a higher reward in the table and is told that there is none."""
+    astray = row(4.0, Interval(0.9, 0.1, 0.7, 1.1, 40), fluent=False)
+    settings = {"scorer": "s", "confirm_share": 0.25, "choose": "fluent"}
+    left = outcome(tmp_path, search=(row(0.0), row(2.0), astray, COLLAPSED), settings=settings)
+    page = as_markdown(left)
+    assert "| 4 | 40 | 1.250 | +0.900 ± 0.100 | 61 | 25% | -1.50 | 0.90 | not fluent |" in page
+    assert "come too far from theta1's to be chosen: alpha 4 (4: +0.900). --choose best in a new study" in page
+    for usual in ({"search": (row(0.0), row(2.0), row(4.0))}, {"settings": {**settings, "choose": "best"}}):
+        assert "too far from theta1's to be chosen" not in as_markdown(
+            outcome(tmp_path, **{"settings": settings, **usual})
+        )
+
+
+def test_what_is_told_before_it_runs():
+    assert words.told(Split(40, 20)) == "40 prompts to search on; 20 are set aside to confirm the choice on"
+    wanted = Round({0.0: 8, 0.5: 8, 2.0: 4}, "0.5 leads; 2 may be better")
+    assert words.told(Begun(3, wanted, 7)) == (
+        "round 3: 0.5 leads; 2 may be better (theta1, 0.5 to 8 prompts; 2 to 4 prompts), 7 new replies"
+    )
+    assert words.told(Chosen(0.5, 20)) == "choice: alpha 0.5; on the 20 confirm prompts it meets theta1 and theta0"
+    assert "choice: theta1; it answers the 20 confirm" in words.told(Chosen(0.0, 20))
+
+
 def test_events_are_json():
-    begun = event_as_json(Begun(1, Round({0.0: 8}, "the ladder")))
-    assert begun == {"event": "begun", "number": 1, "round": {"wanted": {"0.0": 8}, "why": "the ladder"}}
+    begun = event_as_json(Begun(1, Round({0.0: 8}, "the ladder"), 8))
+    assert begun == {"event": "begun", "number": 1, "round": {"wanted": {"0.0": 8}, "why": "the ladder"}, "replies": 8}
     tried = event_as_json(Tried("search", 8.0, 0, math.nan, None, "it loops"))
     assert (tried["event"], tried["reward"], tried["collapsed"]) == ("tried", None, "it loops")

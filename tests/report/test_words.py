@@ -25,7 +25,7 @@ def test_ship():
 
 def test_theta1_itself():
     assert decided(decide(0, THETA1, THETA1)) == [
-        "NO GAIN: no alpha did better than theta1 on the search prompts.",
+        "NO GAIN: no alpha that may be chosen is likely to do better than theta1.",
         "Keep theta1.",
     ]
 

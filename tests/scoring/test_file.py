@@ -92,6 +92,10 @@ def test_keys_do_not_depend_on_the_order_of_fields():
         ),
         ({"alpha": 0.5, "id": "p1", "reward": 1}, "nor `key`; it has alpha, id, reward"),
         ({"messages": "hi", "reward": 1}, "line 2: the last message is the user's; it has to be the reply"),
+        (
+            {"messages": [{**CONVERSATIONS[0][0], "name": "Ann"}, CONVERSATIONS[0][1]], "reward": 1},
+            "line 2: the user's message holds 'name'; only its role and content",
+        ),
         ({"messages": [], "reward": 1}, "line 2: `messages` is a list, not a text or a list of messages"),
         ({"messages": CONVERSATIONS[0], "reward": 5}, r"line 2: gives 5 to what .*line 1 gives 1; leave one of them"),
     ],

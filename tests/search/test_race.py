@@ -44,9 +44,7 @@ def walked(strategy, reward, **options):
 
 
 def test_the_ladder_begins_at_theta1_and_one_step_below():
-    assert Race()(Seen(PROMPTS)) == Round(
-        dict.fromkeys((0.0, -0.5, 0.05, 0.2), 12), "the ladder: theta1, -0.5, 0.05, 0.2, on 12 prompts"
-    )
+    assert Race()(Seen(PROMPTS)) == Round(dict.fromkeys((0.0, -0.5, 0.05, 0.2), 12), "the ladder")
     assert Race(alphas=(1.0, 2.0, 3.9, 4.0, 32.0))(Seen(PROMPTS[:20])).wanted == dict.fromkeys((0.0, 1.0, 4.0), 4)
 
 
@@ -177,6 +175,28 @@ def test_a_budget_that_the_ladder_exceeds():
         StudyError, match=r"budget is 50 completions; race begins with 12 prompts .* 6 other alphas, 84"
     ):
         Race(Budget(50))(Seen(PROMPTS))
+
+
+def test_a_budget_that_turns_out_too_small_says_how_much_would_do():
+    """By what the first replies took: 48 of them a hundred tokens each, and as many minutes as a move takes."""
+    first = play(lambda seen: None if seen.rewards else Race()(seen), PROMPTS, rewards(cliff(2.0)))
+    counts = first.spent.completions
+
+    def after(spent, budget):
+        return Race(budget)(Seen(PROMPTS, first.rewards, {}, spent))
+
+    tokens = Spent(counts, {alpha: 100 * n for alpha, n in counts.items()})
+    told = (
+        "the budget of 5000 tokens ends before the race has begun: 4,800 are spent, and the ladder up to 20 would take "
+        "about 8,400; what was made is kept: go on with --budget '16800 tokens' or more"
+    )
+    with pytest.raises(StudyError) as refused:
+        after(tokens, Budget(5000, "tokens"))
+    assert str(refused.value) == told
+    assert after(tokens, Budget(16800, "tokens")).wanted == {1.0: 12, 5.0: 12}
+    seconds = Spent(counts, tokens.tokens, {"generate": 480.0, "move": 240.0}, moves=4, turns=1)
+    with pytest.raises(StudyError, match="of 13 minutes ends .*: 12 are spent, .* about 21; .* '42 minutes' or more"):
+        after(seconds, Budget(13, "minutes"))
 
 
 @pytest.mark.parametrize("alphas", [(), (-0.5,), (1.0, math.inf), (math.nan, 1.0)])

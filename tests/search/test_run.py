@@ -279,6 +279,46 @@ def test_a_race_finds_the_best_alpha_with_a_budget(direction, tmp_path):
     assert "the ladder" in outcome.rounds[0].why
 
 
+def test_a_budget_may_be_raised_until_the_confirmation(direction, tmp_path):
+    """What was made is not made again. Then confirm prompts were looked at, and another way is another look at them."""
+    with pytest.raises(StudyError, match="race begins with"):
+        find(direction, tmp_path / "s", strategy=Race(Budget(5)))
+    assert not (tmp_path / "s").exists()  # told before anything was made
+    with pytest.raises(StudyError, match=r"go on with --budget '(\d+) tokens' or more") as refused:
+        find(direction, tmp_path / "s", strategy=Race(Budget(100, "tokens")))
+    enough = Budget.parse(str(refused.value).split("'")[1])
+    engine = FakeEngine(PEAK)
+    outcome = find(direction, tmp_path / "s", strategy=Race(enough), engine=engine)
+    whole = find(direction, tmp_path / "whole", strategy=Race(enough))
+    assert (outcome.rounds, outcome.decision) == (whole.rounds, whole.decision)
+    assert len(engine.generated) < len(rows(tmp_path / "s")[1])
+    with pytest.raises(StudyError, match="strategy was Race.* when the study began and is now"):
+        find(direction, tmp_path / "s", strategy=Race(Budget(5000, "tokens")))
+
+
+class Heavy(FakeEngine):
+    """A move takes as long as some replies."""
+
+    def move(self, alpha):
+        time.sleep(0.01)
+
+    def generate(self, alpha, batches):
+        for replies in super().generate(alpha, batches):
+            time.sleep(0.0005 * len(replies))
+            yield replies
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_a_finished_study_with_a_budget_of_minutes_only_reads(direction, tmp_path, turns):
+    """At each round it counts the moves and turns that were made by then, and not all that there are."""
+    options = {"strategy": Race(Budget(0.5 / 60, "minutes")), "turns": turns}
+    first = find(direction, tmp_path / "s", engine=Heavy(PEAK), **options)
+    assert len(first.rounds) > 3
+    engine = Heavy(PEAK)
+    assert find(direction, tmp_path / "s", engine=engine, **options) == first
+    assert engine.generated == []
+
+
 class Degenerate(FakeEngine):
     """From alpha 3 on, everybody is told the same, at length; the reward rises all the way."""
 

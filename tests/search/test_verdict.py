@@ -115,6 +115,8 @@ def test_few_prompts_decide_nothing():
     decision = decide(1, *two(5.0, n=FEWEST_PROMPTS - 1))
     assert decision.verdict is Verdict.UNDERPOWERED
     assert decision.next == "Add prompts with --extend: 19 to confirm on are too few, 20 are the least."
+    few = decide(1, *two(0.1, n=19))
+    assert few.prompts_needed > 100 and f"20 are the least; about {few.prompts_needed} would decide." in few.next
     assert decide(1, *two(-5.0, n=FEWEST_PROMPTS - 1)).verdict is Verdict.UNDERPOWERED
     assert decide(1, *two(5.0, n=FEWEST_PROMPTS)).verdict is Verdict.SHIP
 
