@@ -242,11 +242,7 @@ class Endpoint:
     def _failure(self, error: Exception) -> ScorerError:
         """What went wrong and what to do about it, in one line."""
         words = _words(error)
-        # The client notes its retries in the request.
-        retries = (
-            int(error.request.headers.get("x-stainless-retry-count", 0)) if isinstance(error, openai.APIError) else 0
-        )
-        tries = f"after {retries + 1} tries" if retries else "at the first try"
+        tries = _tries(error)
         match error:
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 told = f"refuses the key: {words}; set OPENAI_API_KEY to one that it takes"
