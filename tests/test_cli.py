@@ -164,7 +164,8 @@ def test_a_race_with_everything(place, capsys):
     assert main(search(*options, *second, alphas="")) == 0
     assert report["decision"]["least_gain"] == 0.5
     events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert {event["event"] for event in events} == {"begun", "done", "tried"}
+    assert {event["event"] for event in events} == {"split", "begun", "done", "tried", "chosen"}
+    assert [event["event"] for event in events[:2]] == ["split", "done"]
     assert events[-1]["part"] == "confirm"
     assert report["rounds"]
 
