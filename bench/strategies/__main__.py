@@ -19,7 +19,8 @@ theta0, which `race` pays for. The others have no guard and choose by the highes
 evidence for them; the tables are. Nothing but the reward shows a collapse there, and all replies are of one length.
 
 regret: the share of the gain to be had, best alpha over theta1, that the choice misses; for `race, fluent` the best
-of those that the guard calls fluent by the whole table. cost: completions of the search for each search prompt;
+of those that the guard calls fluent by the whole table (below 0 where a replay takes one that the whole table would
+not call so; empty where none is better than theta1). cost: completions of the search for each search prompt;
 cost/paper, tokens/paper: all replays together, over those of `paper, best fitting`. worse: the share of replays that
 choose what is worse than theta1. ships: the verdict is SHIP. gated: as regret, with theta1 where it is not. Then the
 share of each verdict. Tables of useless directions come twice, the second time with every alpha's confirm rewards
@@ -81,14 +82,14 @@ def measures(mine: Sequence[Replayed], papers: Sequence[Replayed], *, useless: b
         "worse": [float(one.gained < -1e-9) for one in mine],
         "ships": [float(one.verdict is Verdict.SHIP) for one in mine],
     }
-    if not useless:
+    if not useless and all(one.gain for one in mine):  # of `fluent` there may be nothing to be had
         each["regret"] = [1 - one.gained / one.gain for one in mine]
         each["gated"] = [1 - (one.verdict is Verdict.SHIP) * one.gained / one.gain for one in mine]
     result = {}
     for name, values in each.items():
         result[name] = statistics.fmean(values)
         result[f"{name}_se"] = statistics.stdev(values) / math.sqrt(len(values))
-    if not useless:
+    if "regret" in each:
         # Worlds with little to gain count for little.
         result["regret of sums"] = 1 - sum(one.gained for one in mine) / sum(one.gain for one in mine)
     for name in ("completions", "tokens"):
@@ -101,10 +102,13 @@ def shares(mine: Sequence[Replayed]) -> dict[str, float]:
 
 
 def shown(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
-    columns = [key for key in next(iter(rows.values())) if not key.endswith("_se")]
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row if not key.endswith("_se")))
     lines = ["", f"{title:24s}" + "".join(f"{column:>18s}" for column in columns)]
     for name, row in rows.items():
-        cells = (f"{row[key]:.3f}" + (f" ± {row[f'{key}_se']:.3f}" if f"{key}_se" in row else "") for key in columns)
+        cells = (
+            f"{row[key]:.3f}" + (f" ± {row[f'{key}_se']:.3f}" if f"{key}_se" in row else "") if key in row else ""
+            for key in columns
+        )
         lines.append(f"{name:24s}" + "".join(f"{cell:>18s}" for cell in cells))
     return "\n".join(lines)
 
