@@ -79,6 +79,7 @@ class _Standings:
         self._alive: dict[float, Tried] = {}
         self._round = ""
         self._left = 0  # replies that the round still wants
+        self._later: int | None = 0  # and the most that those after it may want
         self._made, self._began = 0, time.monotonic()  # replies of the rounds so far, from their beginning
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -94,12 +95,12 @@ class _Standings:
 
         match event:
             case Begun():
-                self._round, self._left = f"round {event.number}", event.replies
+                self._round, self._left, self._later = f"round {event.number}", event.replies, event.later
                 if event.number == 1:
                     self._made, self._began = 0, time.monotonic()
             case Chosen():
                 self._alive, self._round = {}, "confirmation"
-                self._left = 3 * event.prompts if event.alpha else 2 * event.prompts
+                self._left, self._later = 3 * event.prompts if event.alpha else 2 * event.prompts, 0
             case Done():
                 of = "" if event.alpha is None else f" alpha {words.name(event.alpha)}"
                 what = {"generate": "replies of", "read": "reading replies of", "score": "scoring"}[event.activity]
@@ -135,11 +136,16 @@ class _Standings:
         return Group(*([table] if ranked else []), self._bar, Text(self._ends()))
 
     def _ends(self) -> str:
-        """When the round is expected to end, by what replies have taken so far, all that is done with them included."""
+        """When round and search are expected to end, by what replies have taken so far, all that is done with them
+        included.
+        """
         if not self._round or not self._made or self._left <= 0:
             return self._round
-        seconds = (time.monotonic() - self._began) / self._made * self._left
-        return f"{self._round}: about {timedelta(seconds=round(seconds))} left"
+        each = (time.monotonic() - self._began) / self._made
+        ends = f"{self._round}: about {timedelta(seconds=round(each * self._left))} left"
+        if not self._later:
+            return ends
+        return f"{ends}; of the search, {timedelta(seconds=round(each * (self._left + self._later)))} at most"
 
 
 @contextmanager
@@ -340,7 +346,7 @@ def show_outcome(outcome: "Outcome", page: str) -> None:
     """The tables, a few replies side by side, the decision, the cost."""
     from llm_expo.report import words
 
-    console = _console()
+    console = _console(120)
     most = max(row.prompts for row in outcome.search)
     console.print(_table(f"Search: up to {most} prompts, {len(outcome.rounds)} rounds", outcome.search))
     for said in words.collapses(outcome.search):
@@ -369,9 +375,9 @@ def _console(width: int = 110) -> Console:
 def _table(title: str, rows: "tuple[Row, ...]") -> Table:
     from llm_expo.report import words
 
-    table = Table(title=title, title_justify="left")
-    for column in words.COLUMNS:
-        table.add_column(column, justify="right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for column in words.COLUMNS:  # a head may be broken, a figure with its error not
+        table.add_column(column, justify="right", min_width=16 if column == "vs theta1" else None)
     for cells in words.table(rows):
         table.add_row(*cells)
     return table

@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm-expo {llm_expo.__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb, help_ in VERBS.items():
-        options = verbs.add_parser(verb.__name__.rpartition(".")[2], help=help_)
+        options = verbs.add_parser(verb.__name__.rpartition(".")[2], help=help_, description=f"{help_}.")
         verb.add_options(options)
         check = partial(verb.check, refuse=options.error) if hasattr(verb, "check") else None
         options.set_defaults(run=verb.run, check=check)

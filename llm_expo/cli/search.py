@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """All of `search`'s."""
+    parser.description = (
+        "Find alpha by inference: theta(alpha) = theta1 + alpha * (theta1 - theta0) answers a part of the prompts, at "
+        "more and more alphas, and is left where it collapses. The best one meets theta1 on the other prompts, with "
+        "fresh noise. The verdict is the first that holds: COLLAPSE (its replies came apart), NO GAIN, UNDERPOWERED "
+        "(more prompts would decide), SCORERS DISAGREE, GAIN IS LENGTH, or SHIP: then the model is in STUDY/model. "
+        "docs/search.md has it all."
+    )
     add_checkpoints(parser)
     parser.add_argument(
         "--scorer",

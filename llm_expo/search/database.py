@@ -45,10 +45,16 @@ CREATE TABLE log_probabilities (
     PRIMARY KEY (alpha, prompt, under),
     FOREIGN KEY (alpha, prompt) REFERENCES completions (alpha, prompt)
 ) WITHOUT ROWID;
+CREATE TABLE looks (
+    place INTEGER PRIMARY KEY,
+    alpha REAL NOT NULL,           -- the choice whose confirmation was seen
+    prompts INTEGER NOT NULL,      -- how many there were to confirm on
+    UNIQUE (alpha, prompts)
+);
 CREATE TABLE moves (seconds REAL NOT NULL);
 CREATE TABLE turns (seconds REAL NOT NULL);
 """
-_FORMAT = 3
+_FORMAT = 4
 _DATABASE, _LOCK = "study.sqlite", "study.lock"
 
 

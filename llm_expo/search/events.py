@@ -20,11 +20,15 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A round is about to run; `number` counts from 1, `replies` are those that are new to this walk."""
+    """A round is about to run; `number` counts from 1, `replies` are those that are new to this walk.
+
+    `later` replies at most come after it, those of the confirmation included; None where that cannot be said.
+    """
 
     number: int
     round: Round
     replies: int
+    later: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ Knows rewards and prices only: that an alpha has collapsed is for the guard to s
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_expo.errors import StudyError
 from llm_expo.search.budget import Budget, cost, left, overhead, price
@@ -192,12 +192,14 @@ def _worth(budget: Budget, seen: Seen, alpha: float, visits: int) -> int:
 def _within(budget: Budget, seen: Seen, rewards: Rewards, wanted: Round, least: int) -> Round | None:
     """The round, or what the budget leaves of it; None if that is not even `least` more prompts at any alpha."""
     more = {alpha: count - len(rewards.get(alpha, ())) for alpha, count in wanted.wanted.items()}
-    scale = max(left(budget, seen.spent), 0.0) / max(cost(budget.unit, seen.spent, more), 1e-9)
-    if scale >= 1:
-        return wanted
+    remaining, price_ = max(left(budget, seen.spent), 0.0), cost(budget.unit, seen.spent, more)
+    if remaining >= price_:
+        each = price(budget.unit, seen.spent, THETA1)
+        return replace(wanted, later=math.floor((remaining - price_) / each) if each else None)
+    scale = remaining / price_
     more = {alpha: math.floor(scale * count) for alpha, count in more.items()}
     kept = {alpha: len(rewards.get(alpha, ())) + count for alpha, count in more.items() if count >= least}
-    return Round(kept, f"{wanted.why}, as far as the budget goes") if kept else None
+    return Round(kept, f"{wanted.why}, as far as the budget goes", later=0) if kept else None
 
 
 def _amount(value: float) -> str:

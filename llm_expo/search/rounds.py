@@ -54,6 +54,8 @@ class Round:
     """alpha -> count."""
     why: str
     """One line for a person, shown before the round runs."""
+    later: int | None = None
+    """So many replies at most may be wanted by the rounds after it; None where that cannot be said."""
 
 
 class Strategy(Protocol):

@@ -118,7 +118,7 @@ def search(
             confirmed.results[THETA1],
             objection=None if confirmed.objection is None else str(confirmed.objection),
             min_gain=min_gain,
-            extensions=study.extensions(),
+            looks=0 if chosen == THETA1 else study.look(chosen),
         )
         wanted = write_model == "always" or (write_model == "ship" and decision.verdict is Verdict.SHIP)
         return Outcome(

@@ -175,9 +175,16 @@ class Study:
         rows = self._database.execute("SELECT id, messages, tokens FROM prompts WHERE part = ? ORDER BY place", (part,))
         return [Enrolled(_prompt(identity, messages), tuple(json.loads(tokens))) for identity, messages, tokens in rows]
 
-    def extensions(self) -> int:
-        """How often prompts were added since the study began."""
-        return int(self._database.execute("SELECT max(extension) FROM prompts").fetchone()[0])
+    def look(self, alpha: float) -> int:
+        """Note that the confirmation of theta(alpha) is seen; how many others were seen before it.
+
+        The same alpha on the same prompts is the same look, however often.
+        """
+        look = (alpha, len(self.enrolled("confirm")))
+        with transaction(self._database):
+            self._database.execute("INSERT OR IGNORE INTO looks (alpha, prompts) VALUES (?, ?)", look)
+        earlier = "SELECT count(*) FROM looks WHERE place < (SELECT place FROM looks WHERE (alpha, prompts) = (?, ?))"
+        return int(self._database.execute(earlier, look).fetchone()[0])
 
     # -- what was made: by prompt id, of both parts ---------------------------------------------------------------
 

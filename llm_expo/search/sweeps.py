@@ -6,7 +6,7 @@ They know means alone, not how sure these are. A collapsed alpha counts as the w
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llm_expo.errors import StudyError
@@ -32,7 +32,9 @@ class Grid:
             raise StudyError(f"alphas are {_listed(self.alphas)}; each has to lie within {_ABSURD_ALPHA:g} of theta1")
 
     def __call__(self, seen: Seen) -> Round | None:
-        return _sweep(seen, lambda means: next((alpha for alpha in self.alphas if alpha not in means), None))
+        wanted = _sweep(seen, lambda means: next((alpha for alpha in self.alphas if alpha not in means), None))
+        untried = set(self.alphas) - seen.rewards.keys() - seen.collapsed.keys()
+        return wanted and replace(wanted, later=len(untried - wanted.wanted.keys()) * len(seen.prompts))
 
 
 @dataclass(frozen=True)

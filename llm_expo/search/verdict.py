@@ -88,13 +88,13 @@ class Decision:
     next: str
 
 
-def error_at(extensions: int) -> float:
-    """The one-sided error of the bounds after so many extensions of a study.
+def error_at(looks: int) -> float:
+    """The one-sided error of the bounds after so many looks at a study's confirm prompts.
 
-    Every extension is one more look at the same question: it may err half as often as the look before, so that all
-    looks together err less than twice as often as the first (alpha-spending by a geometric series).
+    More prompts, or another choice on the same, are one more look: it may err half as often as the one before, so that
+    all looks together err less than twice as often as the first (alpha-spending by a geometric series).
     """
-    return float(ERROR / 2**extensions)
+    return float(ERROR / 2**looks)
 
 
 def decide(
@@ -104,7 +104,7 @@ def decide(
     *,
     objection: str | None = None,
     min_gain: float | None = None,
-    extensions: int = 0,
+    looks: int = 0,
 ) -> Decision:
     """The first verdict that holds of the choice.
 
@@ -114,10 +114,10 @@ def decide(
         theta1: those of theta1, on the same prompts; at least two, and it has every second scorer that `choice` has.
         objection: what the guard says against the choice, if anything.
         min_gain: the least gain that matters, in the reward's unit; `MIN_GAIN` standard deviations if None.
-        extensions: how often the study was extended before.
+        looks: how often this study's confirm prompts were looked at before.
     """
     least = MIN_GAIN * statistics.stdev(theta1.rewards) if min_gain is None else min_gain
-    error = error_at(extensions)
+    error = error_at(looks)
     confidence = 1 - 2 * error
     tokens, theta1_tokens = statistics.fmean(choice.tokens), statistics.fmean(theta1.tokens)
     if alpha == 0:

@@ -60,7 +60,8 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
     while (wanted := strategy(seen)) is not None:
         rounds.append(wanted)
         new = sum(max(count - way.count.get(alpha, 0), 0) for alpha, count in wanted.wanted.items())
-        work.watch(Begun(len(rounds), wanted, new))
+        later = None if wanted.later is None else wanted.later + 3 * len(work.study.enrolled("confirm"))
+        work.watch(Begun(len(rounds), wanted, new, later))
         _run(work, scorer, prompts, wanted, way)
         before, seen = seen, _seen(work, scorer, prompts, way, rule)
         if seen == before:  # it asks for what the guard does not allow, and would do so for ever

@@ -120,7 +120,7 @@ def test_json_is_whole(tmp_path):
     assert record["search"][1]["gain"] == dataclasses.asdict(GAIN)
     assert record["decision"]["gain"]["n"] == 40
     assert record["decision"]["at_equal_length"]["low"] > 0
-    assert record["rounds"] == [{"wanted": {"0.0": 40, "2.0": 40}, "why": "the ladder"}]
+    assert record["rounds"] == [{"wanted": {"0.0": 40, "2.0": 40}, "why": "the ladder", "later": None}]
     assert record["search"][1]["symptoms"]["distinct_openings"] == 0.9
     assert record["costs"]["generate"] == {"seconds": 10.0, "tokens": 500}
     assert record["examples"][0]["replies"] == {"-1.0": "x", "2.0": HOSTILE}
@@ -172,7 +172,13 @@ def test_what_is_told_before_it_runs():
 
 
 def test_events_are_json():
-    begun = event_as_json(Begun(1, Round({0.0: 8}, "the ladder"), 8))
-    assert begun == {"event": "begun", "number": 1, "round": {"wanted": {"0.0": 8}, "why": "the ladder"}, "replies": 8}
+    begun = event_as_json(Begun(1, Round({0.0: 8}, "the ladder", 32), 8, 92))
+    assert begun == {
+        "event": "begun",
+        "number": 1,
+        "round": {"wanted": {"0.0": 8}, "why": "the ladder", "later": 32},
+        "replies": 8,
+        "later": 92,
+    }
     tried = event_as_json(Tried("search", 8.0, 0, math.nan, None, "it loops"))
     assert (tried["event"], tried["reward"], tried["collapsed"]) == ("tried", None, "it loops")

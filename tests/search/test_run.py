@@ -23,6 +23,7 @@ PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "word " * (1 + i % 7) + 
 WORDED = [Prompt(f"w{i}", ({"role": "user", "content": f"the cat {'sun ' * i}"},)) for i in range(12)]
 PEAK = peak(2.5)
 PAPER = Paper((2.0, 1.0, 0.5))
+GRID = Grid((1.0, 2.0, 3.0))
 ROWS = (
     "SELECT * FROM prompts ORDER BY id",
     "SELECT alpha, prompt, text, tokens, truncated FROM completions ORDER BY alpha, prompt",
@@ -128,6 +129,18 @@ def test_every_extension_asks_for_more_confidence(direction, tmp_path):
         for n in (30, 60, 90)
     ]
     assert confidences == [0.9, 0.95, 0.975]
+
+
+def test_another_choice_is_another_look(direction, tmp_path):
+    """Where the reward hardly rises any more, the smallest alpha within one standard error of the best is another."""
+    decisions = [
+        find(
+            direction, tmp_path / "s", curve=lambda alpha: min(alpha, 1.0) + 0.05 * alpha, strategy=GRID, choice=rule
+        ).decision
+        for rule in ("best", "one-se", "best")
+    ]
+    assert [decision.gain.confidence for decision in decisions] == [0.9, 0.95, 0.9]
+    assert decisions[0].alpha == decisions[2].alpha != decisions[1].alpha
 
 
 def test_a_finished_study_loads_no_model(tmp_path, pair):

@@ -69,9 +69,18 @@ def test_extending_adds_behind(tmp_path):
         again = [Prompt(f"new name {p.id}", p.messages) for p in prompts(10)]
         enrol(study, again, extend=True)  # the same texts under other names would stand on both sides
         assert sum(map(len, both(study).values())) == 60
-        assert study.extensions() == 1
         with pytest.raises(PromptError, match="p3: stands in the study with another text"):
             enrol(study, [Prompt("p3", ({"role": "user", "content": "other"},))], extend=True)
+
+
+def test_looks_are_counted_in_their_order(tmp_path):
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(40))
+        answer(study)
+        assert [study.look(alpha) for alpha in (0.5, 0.3, 0.5, 2)] == [0, 1, 0, 2]
+    with Study.open(tmp_path / "s") as study:
+        enrol(study, prompts(20, start=40), extend=True)
+        assert [study.look(alpha) for alpha in (0.3, 0.5, 0.3)] == [3, 4, 3]
 
 
 def test_too_few_prompts(tmp_path):
@@ -198,5 +207,5 @@ def test_foreign_folders_and_files(tmp_path):
     database = sqlite3.connect(tmp_path / "later" / "study.sqlite")
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 3"), Study.open(tmp_path / "later"):
+    with pytest.raises(StudyError, match="has format 99, this llm-expo reads 4"), Study.open(tmp_path / "later"):
         pass

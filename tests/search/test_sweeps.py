@@ -65,9 +65,9 @@ def test_paper_is_a_function_of_the_trials_alone():
 
 def test_every_alpha_answers_every_prompt_theta1_first():
     strategy = Grid((0.5, 2.0))
-    assert strategy(Seen(PROMPTS)) == Round({0.0: 3}, "theta1 on all 3 prompts")
+    assert strategy(Seen(PROMPTS)) == Round({0.0: 3}, "theta1 on all 3 prompts", later=6)
     half = {0.0: dict.fromkeys(PROMPTS, 1.0), 0.5: {"a": 1.0}}
-    assert strategy(Seen(PROMPTS, half)) == Round({0.5: 3}, "alpha 0.5 on all 3 prompts")
+    assert strategy(Seen(PROMPTS, half)) == Round({0.5: 3}, "alpha 0.5 on all 3 prompts", later=3)
     seen = play(strategy, PROMPTS, lambda alpha, _: alpha)
     assert seen.spent.completions == {0.0: 3, 0.5: 3, 2.0: 3}
     assert strategy(seen) is None

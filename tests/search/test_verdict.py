@@ -81,7 +81,7 @@ def test_the_verdicts_come_in_order():
     choice = Confirmed(choice.rewards, [2.0 * n * n for n in choice.tokens], choice.second)  # all of it is length
     assert decide(1, choice, theta1).verdict is Verdict.SCORERS_DISAGREE
     assert decide(1, choice, theta1, min_gain=0.7).verdict is Verdict.NO_GAIN
-    assert decide(1, choice, theta1, extensions=40).verdict is Verdict.UNDERPOWERED
+    assert decide(1, choice, theta1, looks=40).verdict is Verdict.UNDERPOWERED
     assert decide(1, choice, theta1, min_gain=0.7, objection="loops").verdict is Verdict.COLLAPSE
     unopposed, agreeing = (Confirmed(side.rewards, side.tokens) for side in (choice, theta1))
     assert decide(1, unopposed, agreeing).verdict is Verdict.GAIN_IS_LENGTH
@@ -96,7 +96,7 @@ def test_theta1_itself():
 
 
 def test_what_a_decision_holds():
-    decision = decide(0.5, *two(0.5, second=0.4), min_gain=0.2, extensions=1)
+    decision = decide(0.5, *two(0.5, second=0.4), min_gain=0.2, looks=1)
     assert (decision.error, decision.least_gain) == (0.025, 0.2)
     assert decision.gain.mean == pytest.approx(0.5) and decision.gain.low == pytest.approx(0.5 - 1.984217 * 0.1)
     assert decision.gain.confidence == 0.95 and decision.second["other"].mean == pytest.approx(0.4)
@@ -137,9 +137,7 @@ def test_as_many_prompts_as_asked_for_decide_in_four_cases_of_five():
     rng, gain, least = np.random.default_rng(3), 0.25, 0.1
     needed = prompts_to_decide(Interval(gain, 0.2, -0.1, 0.6, 25), least, error_at(1))
     looks = [
-        decide(
-            1, Confirmed((a + gain).tolist(), [9.0] * needed), Confirmed([0.0] * needed, [9.0] * needed), extensions=1
-        )
+        decide(1, Confirmed((a + gain).tolist(), [9.0] * needed), Confirmed([0.0] * needed, [9.0] * needed), looks=1)
         for a in rng.normal(size=(150, needed))
     ]
     assert 0.72 * 150 <= sum(look.verdict is Verdict.SHIP for look in looks) <= 0.88 * 150
@@ -151,7 +149,7 @@ def test_a_useless_alpha_ships_rarely_over_all_looks():
     for _ in range(tries):
         choice, theta1 = rng.normal(size=(2, 200))
         shipped = [
-            decide(1, *(Confirmed(side[:n].tolist(), [9.0] * n) for side in (choice, theta1)), extensions=look).verdict
+            decide(1, *(Confirmed(side[:n].tolist(), [9.0] * n) for side in (choice, theta1)), looks=look).verdict
             is Verdict.SHIP
             for look, n in enumerate(range(40, 201, 40))
         ]
