@@ -1,9 +1,9 @@
-"""Remake the zoo: eleven theta1 trained from one theta0, two controls, and the dense reward table of each pair.
+"""Remake the zoo: thirteen theta1 trained from one theta0, two controls, and the dense reward table of each pair.
 
     python experiments/zoo/make.py DIR [--jobs 2]
 
-theta0 (SmolLM2-135M-Instruct, float32) answers the training prompts; the demo's objective scores the replies; the best
-and the worst of a prompt make a pair of replies; `llm-expo train` runs the recipes beside this file on them;
+theta0 (SmolLM2-135M-Instruct, float32) answers the training prompts; the best and the worst reply to a prompt, by each
+objective (objectives.py), make a pair of replies; `llm-expo train` runs the recipes beside this file on them;
 controls.py and table.py do the rest. Everything lands in DIR, figures and minutes in DIR/log.jsonl.
 
 Each task is a process of its own, `jobs` of them at once with one thread each (at this size two processes do more than
@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import journal
+from objectives import OBJECTIVES
 from pairs import CONTROLLED, PAIRS, REPEATED, THETA0, recipe_of, theta1_of
-from reply_pairs import make_pairs
-from table import OTHER_SEED, is_whole
+from reply_pairs import make_pairs, pairs_of
+from table import OTHER_SEED, finished_alphas, is_whole
 
 from llm_expo.demo.pair import make_pair
 
@@ -61,11 +62,12 @@ def main() -> None:
         sys.exit(f"{folder}: another run, or a task that outlived one, is at work in it")
 
     make_pair(folder)
-    if not (folder / "pairs.jsonl").exists():
+    if not all(pairs_of(folder, objective).exists() for objective in OBJECTIVES):
         parts = [f"{i}/{SAMPLING_PARTS}" for i in range(SAMPLING_PARTS)]
         samples = [Task(f"sample-{i}", script("sample.py", folder, "--part", part)) for i, part in enumerate(parts)]
         run(samples, options.jobs, folder)
-        make_pairs(folder)
+        for objective in OBJECTIVES:
+            make_pairs(folder, objective)
     recipes = folder / "recipes"  # beside theta0 and the pairs of replies, which they name
     recipes.mkdir(exist_ok=True)
     for recipe in HERE.glob("*.toml"):
@@ -75,11 +77,10 @@ def main() -> None:
 
 def training_and_tables(folder: Path) -> list[Task]:
     """In the order in which they shall start, as far as what they need is there; of whole tables, nothing."""
+    tasks = [Task(f"table-{theta0}", script("table.py", folder, theta0)) for theta0 in THETA0.values()]
     again = script("table.py", folder, REPEATED, "--seed", str(OTHER_SEED), "--alphas", REPEATED_ALPHAS)
-    tasks = [
-        Task("table-theta0", script("table.py", folder, THETA0)),
-        Task(f"table-{REPEATED}-again", again, needs=(theta1_of(folder, REPEATED),)),
-    ]
+    if not is_whole(folder, REPEATED) or not is_repeated(folder):
+        tasks.append(Task(f"table-{REPEATED}-again", again, needs=(theta1_of(folder, REPEATED),)))
     for pair in (pair for pair in PAIRS if not is_whole(folder, pair)):
         theta1, recipe = theta1_of(folder, pair), recipe_of(pair)
         if recipe is None:
@@ -92,6 +93,11 @@ def training_and_tables(folder: Path) -> list[Task]:
             tasks.append(made)
         tasks.append(Task(f"table-{pair}", script("table.py", folder, pair), needs=(theta1,)))
     return tasks
+
+
+def is_repeated(folder: Path) -> bool:
+    lines = journal.read(folder / "tables" / f"{REPEATED}-seed-{OTHER_SEED}.jsonl")
+    return finished_alphas(lines).keys() >= {float(alpha) for alpha in REPEATED_ALPHAS.split(",")}
 
 
 def script(name: str, folder: Path, *arguments: str) -> tuple[str, ...]:

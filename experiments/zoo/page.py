@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pairs import PAIRS, REPEATED, THETA0
+from pairs import PAIRS, REPEATED, THETA0, objective_of
 from table import CLIMB, OTHER_SEED, SEED, THEN, past_cliff
 
 from llm_expo.stats import Interval, paired_difference
@@ -85,9 +85,9 @@ def read(name: str) -> dict[float, Alpha]:
 
 
 def main() -> None:
-    theta0 = read(THETA0)
     tables = {name: table for name in PAIRS if 0.0 in (table := read(name))}
-    whole = {name: theta0 | table for name, table in tables.items()}
+    theta0 = {objective: read(name) for objective, name in THETA0.items()}
+    whole = {name: theta0[objective_of(name)] | table for name, table in tables.items()}
     parts = {
         "missing": ", ".join(f"`{name}`" for name in PAIRS if name not in whole) or "none",
         "figures": figures(whole),

@@ -1,4 +1,5 @@
-"""Samples become pairs of replies: the best against the worst of a prompt, in TRL's conversational form.
+"""Samples become pairs of replies: the best against the worst of a prompt, by an objective, in TRL's conversational
+form.
 
 Only replies that ended by themselves take part: TRL puts an end to every text, and a reply that was cut off would teach
 the model to stop in the middle. Knows no model.
@@ -9,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import journal
+from objectives import OBJECTIVES
 from questions import training_prompts
 
-MARGIN = 0.5  # of reward
+
+def pairs_of(folder: Path, objective: str) -> Path:
+    return folder / ("pairs.jsonl" if objective == "positivity" else f"pairs-{objective}.jsonl")
 
 
-def make_pairs(folder: Path) -> None:
-    """Write DIR/pairs.jsonl from DIR/samples, unless it is there."""
-    out = folder / "pairs.jsonl"
+def make_pairs(folder: Path, objective: str) -> None:
+    """Write what `pairs_of` names from DIR/samples, unless it is there."""
+    out = pairs_of(folder, objective)
     if out.exists():
         return
+    score, margin = OBJECTIVES[objective].score, OBJECTIVES[objective].margin
     lines = [line for path in sorted((folder / "samples").glob("*.jsonl")) for line in journal.read(path)]
     by_prompt: dict[str, list[Any]] = {}
     for row in (row for line in lines for row in line["rows"]):
-        by_prompt.setdefault(row["id"], []).append(row)
+        (reward,) = score([[{"role": "assistant", "content": row["reply"]}]])
+        by_prompt.setdefault(row["id"], []).append(row | {"reward": reward})
     rows, pairs = [row for mine in by_prompt.values() for row in mine], []
     dropped = dict.fromkeys(("fewer than two replies that ended", "difference below the margin"), 0)
     for prompt in training_prompts():
@@ -31,13 +37,14 @@ def make_pairs(folder: Path) -> None:
             dropped["fewer than two replies that ended"] += 1
             continue
         worst, *_, best = sorted(ended, key=lambda row: row["reward"])
-        if best["reward"] - worst["reward"] < MARGIN:
+        if best["reward"] - worst["reward"] < margin:
             dropped["difference below the margin"] += 1
             continue
         pairs.append((prompt, best, worst))
     journal.log(
         folder,
         phase="pairs",
+        objective=objective,
         replies=len(rows),
         cut_off=round(statistics.fmean(row["truncated"] for row in rows), 4),
         mean_reward=round(statistics.fmean(row["reward"] for row in rows), 4),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import journal
 import pyarrow.parquet as pq
-from results import LOG, PARTIAL, RESULTS
+from reply_pairs import pairs_of
+from results import KEPT_PAIRS, LOG, PARTIAL, RESULTS
 
 
 def main() -> None:
@@ -23,8 +24,8 @@ def main() -> None:
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     for path in sorted(RESULTS.glob("*.parquet")):
         rows = pq.read_table(path).to_pylist()
-        if path.stem == "reply_pairs":
-            out = folder / "pairs.jsonl"
+        if path.stem.startswith(KEPT_PAIRS):
+            out = pairs_of(folder, path.stem.removeprefix(KEPT_PAIRS))
         else:
             out = folder / "tables" / f"{path.name.removesuffix('.parquet').removesuffix(PARTIAL)}.jsonl"
             alphas = dict.fromkeys(row["alpha"] for row in rows)

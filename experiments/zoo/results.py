@@ -4,7 +4,7 @@
 
 Writes experiments/zoo/results/PAIR.parquet of every table in DIR/tables that is whole, and PAIR.partial.parquet of one
 that is not yet, for restore.py alone. Along come DIR/log.jsonl, the pairs of replies that the models were trained on
-(results/reply_pairs.parquet) and the trainings' metrics (results/training.jsonl).
+(results/reply_pairs-OBJECTIVE.parquet) and the trainings' metrics (results/training.jsonl).
 """
 
 import argparse
@@ -15,12 +15,15 @@ from typing import Any
 import journal
 import pyarrow as pa
 import pyarrow.parquet as pq
+from objectives import OBJECTIVES
 from pairs import PAIRS
+from reply_pairs import pairs_of
 from table import REPLIES, finished_alphas, next_alpha
 
 RESULTS = Path(__file__).with_name("results")
 LOG = RESULTS.with_name("log.jsonl")
 PARTIAL = ".partial"
+KEPT_PAIRS = "reply_pairs-"
 SCHEMA = pa.schema(
     [
         ("alpha", pa.float64()),
@@ -48,7 +51,8 @@ def main() -> None:
         keep(pa.Table.from_pylist(finished(lines), schema=SCHEMA), path.stem if whole else f"{path.stem}{PARTIAL}")
         if whole:
             (RESULTS / f"{path.stem}{PARTIAL}.parquet").unlink(missing_ok=True)
-    keep(pa.Table.from_pylist(journal.read(folder / "pairs.jsonl")), "reply_pairs")
+    for objective in OBJECTIVES:
+        keep(pa.Table.from_pylist(journal.read(pairs_of(folder, objective))), f"{KEPT_PAIRS}{objective}")
     shutil.copy(folder / "log.jsonl", LOG)
     runs = {run.parent.name: run for run in sorted((folder / "runs").glob("*/metrics.jsonl"))}
     kept = [row for row in journal.read(RESULTS / "training.jsonl") if row["recipe"] not in runs]

@@ -1,4 +1,4 @@
-"""theta0's replies to the training prompts, with their rewards: what the pairs of replies are made of.
+"""theta0's replies to the training prompts: what the pairs of replies are made of.
 
     python experiments/zoo/sample.py DIR [--part I/N]
 
@@ -14,7 +14,6 @@ import journal
 from pairs import THETA0, theta1_of
 from questions import MAX_TOKENS, training_prompts
 
-from llm_expo.demo import positivity
 from llm_expo.generation import Request, Sampling, TransformersEngine
 from llm_expo.weights import Direction
 
@@ -34,7 +33,7 @@ def main() -> None:
     out = folder / "samples" / f"{part}-of-{parts}.jsonl"
     out.parent.mkdir(exist_ok=True)
     done = {line["batch"] for line in journal.read(out)}
-    engine = TransformersEngine(Direction.open(folder / "theta0", theta1_of(folder, THETA0)), SAMPLING)
+    engine = TransformersEngine(Direction.open(folder / "theta0", theta1_of(folder, THETA0["positivity"])), SAMPLING)
     prompts = training_prompts()
     for number in range(part, len(prompts) // PROMPTS_PER_BATCH, parts):
         if number in done:
@@ -48,16 +47,14 @@ def main() -> None:
             for i in range(SAMPLES)
         ]
         (replies,) = engine.generate(-1.0, [requests])
-        scores = positivity.score([[{"role": "assistant", "content": reply.text}] for reply in replies])
         rows = [
             {
                 "id": request.prompt,
                 "reply": reply.text,
                 "tokens": len(reply.tokens),
                 "truncated": reply.truncated,
-                "reward": reward,
             }
-            for request, reply, reward in zip(requests, replies, scores, strict=True)
+            for request, reply in zip(requests, replies, strict=True)
         ]
         journal.append(out, {"batch": number, "minutes": journal.minutes_since(clock), "rows": rows})
 

@@ -5,7 +5,7 @@
 A line of DIR/tables/PAIR.jsonl is a batch of replies with what was measured on them; a killed run goes on behind the
 last whole line. Sample 0 meets the same noise at every alpha, sample 1 fresh noise at each: as the search's and the
 confirmation's replies do (llm_expo/search/run.py), so that either can be replayed. Pair `theta0` is alpha -1 of every
-pair, made once. --alphas names the alphas instead of walking the lattice.
+pair of its objective, made once. --alphas names the alphas instead of walking the lattice.
 
 The engine and the scorer are the library's; which alpha comes next is a pure function of the lines so far.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import journal
-from pairs import THETA0, theta1_of
+from objectives import OBJECTIVES, Score
+from pairs import THETA0, objective_of, theta1_of
 from questions import held_out_prompts
 
-from llm_expo.demo import positivity
 from llm_expo.generation import Prompt, Reply, Request, Sampling, TransformersEngine
 from llm_expo.search.symptoms import OPENING_WORDS
 from llm_expo.stats import paired_difference
@@ -69,10 +69,11 @@ def main() -> None:
     engine = TransformersEngine(direction, Sampling(seed=options.seed, max_tokens=MAX_TOKENS), dtype=DTYPE)
     prompts = held_out_prompts()
     asked = list(zip(prompts, engine.encode(prompts), strict=True))
-    alphas = [-1.0] if pair == THETA0 else options.alphas
+    alphas = [-1.0] if pair in THETA0.values() else options.alphas
+    score = OBJECTIVES[objective_of(pair)].score
     while (alpha := wanted(alphas, finished_alphas(journal.read(out)))) is not None:
         clock = time.monotonic()
-        fill(engine, alpha, asked, out)
+        fill(engine, score, alpha, asked, out)
         found = finished_alphas(journal.read(out))[alpha]
         journal.log(
             folder,
@@ -91,7 +92,13 @@ def wanted(alphas: Sequence[float] | None, found: Mapping[float, Alpha]) -> floa
     return next((alpha for alpha in alphas if alpha not in found), None)
 
 
-def fill(engine: TransformersEngine, alpha: float, asked: Sequence[tuple[Prompt, tuple[int, ...]]], out: Path) -> None:
+def fill(
+    engine: TransformersEngine,
+    score: Score,
+    alpha: float,
+    asked: Sequence[tuple[Prompt, tuple[int, ...]]],
+    out: Path,
+) -> None:
     """Add the batches that are missing at `alpha`, each with its rewards and measures."""
     done = {line["batch"] for line in journal.read(out) if line["alpha"] == alpha}
     noise = "search", f"confirm {alpha!r}"
@@ -108,7 +115,7 @@ def fill(engine: TransformersEngine, alpha: float, asked: Sequence[tuple[Prompt,
         (fluency,) = engine.log_probabilities(
             -1.0, [[(tokens, reply.tokens) for (_, _, tokens), reply in zip(batch, replies, strict=True)]]
         )
-        scores = positivity.score([[{"role": "assistant", "content": reply.text}] for reply in replies])
+        scores = score([[{"role": "assistant", "content": reply.text}] for reply in replies])
         rows = [
             measured(prompt, sample, reply, reward, log_probability)
             for (sample, prompt, _), reply, reward, log_probability in zip(batch, replies, scores, fluency, strict=True)
