@@ -5,6 +5,7 @@ fingerprint.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -39,6 +40,12 @@ _NO_MATTER = {
     *("activation_dropout", "embedding_dropout", "classifier_dropout", "id2label", "label2id", "problem_type"),
     *("finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed"),
 }
+# The merges of a BPE tokenizer.json, strings or pairs of them. Quotes inside a string are escaped, so that none looks
+# like this key; and no byte is matched twice, so that it takes one pass.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_MERGES = re.compile(
+    rb'"merges"\s*+:\s*+\[(?:[^"\[\]]++|%b|\[(?:[^"\[\]]++|%b)*+\])*+\]' % (_STRING, _STRING), re.DOTALL
+)
 
 
 def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
@@ -96,7 +103,9 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
 
 def _tokens(path: Path) -> dict[str, int]:
     """Tokens and their ids, of a tokenizer.json of any kind; what is not understood is left out."""
-    content = parse_settings(read_bytes(path), f"{shown(path)}: the file")
+    # Merges are most of a large file, and as Python's lists they would take ten times the room; no id is in them.
+    raw = _MERGES.sub(b'"merges":[]', read_bytes(path), count=1)
+    content = parse_settings(raw, f"{shown(path)}: the file")
     model, added = content.get("model"), content.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # of a unigram model: [token, score], the place being the id
