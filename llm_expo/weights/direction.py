@@ -16,6 +16,7 @@ from llm_expo.checkpoints.layout import DIFFERENCE_NAME
 from llm_expo.checkpoints.origins import initial_of, open_initial
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
 from llm_expo.errors import CheckpointError, MismatchError
+from llm_expo.weights.equality import all_equal
 from llm_expo.weights.hints import hints
 from llm_expo.weights.pairing import NewRows, Pairing, is_embedding, pair
 
@@ -189,6 +190,24 @@ class Direction:
                 f"{'; '.join([*found.problems[:_NAMED], *more])}. {self._way_out(found, new_rows)}"
             )
         return found
+
+    def refuse_equal(self) -> None:
+        """Raise MismatchError if no float tensor differs, and whatever `paired` raises.
+
+        Of a pair that differs this reads little, as a rule; one that is equal is read whole. `write` finds out by
+        itself; who is to spend more on the pair than that should ask first.
+        """
+        ours, partners = self.aligned.tensors, self.paired().partners
+        pairs = ((partner, ours[name]) for name, partner in partners.items() if ours[name].is_float)
+        if all_equal((*self.initial.shards, *self.aligned.shards), pairs):
+            raise self.nowhere()
+
+    def nowhere(self) -> MismatchError:
+        """That theta0 and theta1 do not differ."""
+        return MismatchError(
+            f"theta0 {shown(self.initial.folders[-1])} and theta1 {shown(self.aligned.folders[-1])} hold the same "
+            "numbers in every tensor that would be moved: there is no direction to go"
+        )
 
     def warnings(self) -> list[str]:
         """What hints at the wrong pair without forbidding it; see hints.py."""

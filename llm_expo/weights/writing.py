@@ -16,7 +16,6 @@ from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.origins import place
 from llm_expo.checkpoints.reader import Reader
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, beside, side_file
-from llm_expo.errors import ExpoError
 from llm_expo.weights.adapters import plan_as_given
 from llm_expo.weights.direction import Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, OutputFile, Step
@@ -90,7 +89,7 @@ def write(
     Memory does not grow with the model. `out` appears whole or not at all; a run that was killed is gone on with, file
     by file, by the next one of the same plan. Raises OutputError (exists, inside an input, in use by another run, no
     space, forbidden), CheckpointError (an input that cannot be read, has changed meanwhile, or holds NaN or infinity
-    where it is moved) or ExpoError (overflow; theta0 and theta1 that do not differ).
+    where it is moved), ExpoError (overflow) or MismatchError (theta0 and theta1 that do not differ).
     """
     started = time.monotonic()
     out = Path(out)
@@ -108,10 +107,7 @@ def write(
     with machine as threads, partial_folder(out, extrapolation.nbytes, work) as partial:
         tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through, on)
         if extrapolation.moved and not tally.differing and not extrapolation.made:
-            raise ExpoError(
-                f"theta0 {direction.initial.path} and theta1 {direction.aligned.path} hold the same numbers in every "
-                "tensor that would be moved: there is no direction to go"
-            )
+            raise direction.nowhere()
         provenance = f"{json.dumps(_provenance(extrapolation, tally, warnings), indent=2)}\n".encode()
         for name, raw in {PROVENANCE_NAME: provenance, **extrapolation.made}.items():
             with created(partial.folder / name) as fd:
