@@ -26,7 +26,7 @@ from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.header import Tensor, make_header
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, ADAPTER_NAME
 from llm_expo.checkpoints.reader import same_bytes
-from llm_expo.errors import ExpoError, MismatchError
+from llm_expo.errors import ExpoError, MismatchError, listed
 from llm_expo.weights.direction import Direction, Sides
 from llm_expo.weights.equality import add_nothing, all_equal
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputFile, Step, finite, plan
@@ -229,10 +229,8 @@ def _check_alike(initial: Adapter, aligned: Adapter) -> None:
                 "in theta1"
             )
     if wrong:
-        more = f"; and {len(wrong) - 12} more" if len(wrong) > 12 else ""
         raise MismatchError(
-            f"the adapters {shown(initial.path)} and {shown(aligned.path)} are not for one base: "
-            f"{'; '.join(wrong[:12])}{more}"
+            f"the adapters {shown(initial.path)} and {shown(aligned.path)} are not for one base: {listed(wrong)}"
         )
 
 

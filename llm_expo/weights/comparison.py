@@ -160,7 +160,7 @@ def _measure(sides: Mapping[str, Checkpoint]) -> dict[_Pair, Comparison]:
             Direction(sides[a], sides[b]),
             found[a, b],
             {name: partner.name for name, partner in pairing.partners.items() if partner.name != name},
-            pairing.problems,
+            tuple(map(str, pairing.problems)),
             pairing.notes,
             differences(beside(sides[a].folders), beside(sides[b].folders)),
             swapped(*((sides[side].adapter or sides[side]).located for side in (a, b))),
