@@ -23,7 +23,7 @@ from llm_expo.checkpoints.adapter import BIASES, PREFIX, Adapter, Update
 from llm_expo.checkpoints.calculated import Part, Source, Stacked
 from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Tensor, make_header
+from llm_expo.checkpoints.header import Tensor, laid_out
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, ADAPTER_NAME
 from llm_expo.checkpoints.reader import same_bytes
 from llm_expo.errors import ExpoError, MismatchError, listed
@@ -267,18 +267,14 @@ def _new_file(sources: Sequence[tuple[Source, Source | None]], alpha: float) -> 
     ordered = sorted(
         sources, key=lambda pair: (pair[0].dtype not in ("F64", "I64"), pair[0].dtype != "F32", pair[0].name)
     )
-    header = make_header([(source.name, source.dtype, source.shape) for source, _ in ordered], {"format": "pt"})
+    header, targets = laid_out(Path(ADAPTER_NAME), [(source.name, source.dtype, source.shape) for source, _ in ordered])
     steps: list[Step] = []
-    start = len(header)
-    for source, before in ordered:
-        target = Tensor(source.name, source.dtype, source.shape, Path(ADAPTER_NAME), start, start)
-        target = replace(target, stop=start + math.prod(source.shape) * target.item_bytes)
+    for target, (source, before) in zip(targets, ordered, strict=True):
         if before is None:
             steps.append(Move(target, source, source, 0.0, "stacked"))
         else:
             assert isinstance(source, Tensor)
             steps.append(_whole(target, before, source, alpha))
-        start = target.stop
     return OutputFile(ADAPTER_NAME, header, tuple(steps))
 
 
@@ -299,14 +295,13 @@ def _stacked_config(initial: Adapter, aligned: Adapter, ranks: Mapping[str, int]
         # Neither side's own selection would give this one.
         config |= {"target_modules": sorted(ranks), "exclude_modules": None}
         config |= {"layers_to_transform": None, "layers_pattern": None}
-    modules = sorted({*_names(initial), *_names(aligned)})
+    modules = sorted({*_modules_to_save(initial), *_modules_to_save(aligned)})
     config["modules_to_save"] = modules or None
     config["fan_in_fan_out"] = bool(initial.config.get("fan_in_fan_out") or config.get("fan_in_fan_out"))
     config["bias"] = max((str(side.config.get("bias", "none")) for side in (initial, aligned)), key=BIASES.index)
     return config
 
 
-def _names(adapter: Adapter) -> list[str]:
-    """modules_to_save."""
+def _modules_to_save(adapter: Adapter) -> list[str]:
     found = adapter.config.get("modules_to_save") or []
     return [str(name) for name in found] if isinstance(found, list) else [str(found)]

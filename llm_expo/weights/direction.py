@@ -22,8 +22,8 @@ from llm_expo.weights.pairing import NewRows, Pairing, is_embedding, pair
 
 logger = logging.getLogger(__name__)
 
-# A head has a weight and a bias.
-_HEADS = 2
+# A weight and a bias.
+_TENSORS_OF_A_HEAD = 2
 
 Side = Checkpoint | Adapter
 
@@ -212,15 +212,15 @@ class Direction:
 
     def _way_out(self, found: Pairing, new_rows: NewRows) -> str:
         ours = self.aligned.tensors
-        words = [
+        rows = [
             (partner.shape[0], ours[name].shape[0])
             for name, partner in found.partners.items()
             if is_embedding(name, ours[name]) and partner.shape[1:] == ours[name].shape[1:]
             if partner.shape != ours[name].shape
         ]
-        if any(before < after for before, after in words) and new_rows == "refuse":
+        if any(before < after for before, after in rows) and new_rows == "refuse":
             return "Where theta1's vocabulary grew, --new-rows copy keeps its new rows and extrapolates the others"
-        if words:
+        if rows:
             return "Where only the number of rows differs, give both models the same vocabulary"
         if any("expert" in problem.name for problem in found.problems):
             return "Experts may be fused on one side only: load both with one version of transformers and save them"
@@ -234,7 +234,7 @@ class Direction:
             )
         origin = "theta0 must be the very checkpoint from which the training of theta1 began"
         named = [problem.name for problem in found.problems]
-        if len(named) <= _HEADS and all(name in ours for name in named):
+        if len(named) <= _TENSORS_OF_A_HEAD and all(name in ours for name in named):
             exclude = " ".join(f"--exclude '{shown(name)}'" for name in named)
             return f"{origin}; where that is so, and only a new head differs, {exclude} keeps theta1's"
         return origin

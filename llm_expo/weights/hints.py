@@ -14,7 +14,7 @@ from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME
 from llm_expo.checkpoints.origins import initial_of
-from llm_expo.checkpoints.sidefiles import beside, differences
+from llm_expo.checkpoints.sidefiles import beside, file_differences
 from llm_expo.errors import listed
 
 _TOKENIZER_NAME = "tokenizer.json"
@@ -64,12 +64,12 @@ def _of_text(initial: Checkpoint, aligned: Checkpoint) -> Iterator[str]:
     """What turns text into tokens, and which tokens have other ids."""
     theirs, ours = beside(initial.folders), beside(aligned.folders)
     files = [
-        difference
-        for difference in differences(theirs, ours)
-        if Path(difference.name).name.startswith(_TEXT_FILES)
+        each
+        for each in file_differences(theirs, ours)
+        if Path(each.name).name.startswith(_TEXT_FILES)
         # An adapter's folder need not hold what its base has.
-        and not (difference.what == "only in theta0" and aligned.adapter is not None)
-        and not (difference.what == "only in theta1" and initial.adapter is not None)
+        and not (each.what == "only in theta0" and aligned.adapter is not None)
+        and not (each.what == "only in theta1" and initial.adapter is not None)
     ]
     for each in files:
         yield f"{each}: a tokenizer or template that differs hints at the wrong pair; theta1's is used"

@@ -103,9 +103,10 @@ def write(
         from llm_expo.weights.on_ray import cluster
 
         machine = cluster(workers, _MOST_WORKERS)
-    work = _digest(extrapolation, let_through)
-    with machine as threads, partial_folder(out, extrapolation.nbytes, work) as partial:
+    planned = _digest(extrapolation, let_through)
+    with machine as threads, partial_folder(out, extrapolation.nbytes, planned) as partial:
         tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through, on)
+        # For an adapter the plan has asked: that nothing moves is as it should be there, the settings do.
         if extrapolation.moved and not tally.differing and not extrapolation.made:
             raise direction.nowhere()
         provenance = f"{json.dumps(_provenance(extrapolation, tally, warnings), indent=2)}\n".encode()
@@ -147,7 +148,7 @@ def _write_weights(
     """The tally of all weights, and how many files had been finished before."""
     found: dict[str, Streamed] = {}
     for file in extrapolation.files:
-        done = _finished(file, partial)
+        done = _written_before(file, partial)
         if done is not None:
             found[file.name] = done
             report(file.size)
@@ -196,7 +197,7 @@ def _write_here(
             finished(file, done)
 
 
-def _finished(file: OutputFile, partial: Partial) -> Streamed | None:
+def _written_before(file: OutputFile, partial: Partial) -> Streamed | None:
     """What a killed run recorded of a file, if its bytes are still those; a file that they are not is removed."""
     record = partial.finished.get(file.name)
     if record is None:
@@ -247,8 +248,8 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
         **extrapolation.selection,
         "dtype": extrapolation.dtype,
         "rounding": asdict(extrapolation.rounding) if extrapolation.rounding.mode == "stochastic" else "nearest",
-        "initial": _origin(extrapolation.direction.initial),
-        "aligned": _origin(extrapolation.direction.aligned),
+        "initial": _described_input(extrapolation.direction.initial),
+        "aligned": _described_input(extrapolation.direction.aligned),
         "tensors": {"moved": extrapolation.moved, "copied": extrapolation.copied},
         "statistics": {
             "weights_moved": tally.elements,
@@ -260,7 +261,7 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
     }
 
 
-def _origin(checkpoint: Checkpoint) -> dict[str, object]:
+def _described_input(checkpoint: Checkpoint) -> dict[str, object]:
     return {
         **place(checkpoint.located),
         **({} if checkpoint.adapter is None else {"adapter": place(checkpoint.adapter.located)}),
