@@ -1,4 +1,4 @@
-"""Every error that llm-expo raises on purpose.
+"""Every error that llm-expo raises on purpose, and how a long list goes into one line of it.
 
 ExpoError                   one line for the user: what, where, both sides of a mismatch, the way out
 ├── CheckpointError         a folder or file that is not a readable checkpoint
@@ -15,6 +15,8 @@ ExpoError                   one line for the user: what, where, both sides of a 
 ├── StudyError              a study that is in use, foreign, or was begun with other settings
 └── MissingExtraError       an optional dependency is absent; the message is the pip command
 """
+
+from collections.abc import Sequence
 
 
 class ExpoError(Exception):
@@ -80,3 +82,10 @@ class MissingExtraError(ExpoError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; it comes with: pip install 'llm-expo[{extra}]'")
+
+
+def listed(items: Sequence[str], separator: str = "; ", most: int = 12) -> str:
+    """`items` in one line: the first ones, as many as still can be read, and how many more there are."""
+    named, more = separator.join(items[:most]), len(items) - most
+    link = " " if separator == ", " else separator
+    return f"{named}{link}and {more} more" if more > 0 else named

@@ -206,6 +206,15 @@ def test_mismatched_tensors_are_all_named(place, capsys, verb, tmp_path_factory)
     assert not Path("moved").exists() and not Path("study").exists()
 
 
+@pytest.mark.parametrize("verb", ["apply", "search"])
+def test_a_pair_without_a_difference(place, capsys, verb):
+    shutil.copytree("theta0", "copy")
+    rest = {"apply": "--alpha 1 --out moved".split(), "search": search()[3:]}[verb]
+    said = "theta0 theta0 and theta1 copy hold the same numbers in every tensor that would be moved: there is no"
+    assert said in refused(capsys, [verb, "theta0", "copy", *rest])
+    assert not Path("moved").exists() and not Path("study").exists()
+
+
 def test_bad_alphas(place, capsys):
     for alpha in ("nan", "inf", "-inf", "1e39"):
         assert "alpha must be a finite number" in refused(
@@ -264,8 +273,8 @@ def test_bad_scorers(place, capsys, scorer, words):
 def test_a_study_with_other_settings(place, capsys):
     assert main(search()) == 0
     assert "seed was 42 when the study began and is now 43" in refused(capsys, search("--seed", "43"))
-    shutil.copytree("theta1", "other")
-    assert "theta0 was" in refused(capsys, [*search()[:1], "other", *search()[2:]])
+    other, _ = tiny_pair(place / "other", seed=1)
+    assert "theta0 was" in refused(capsys, [*search()[:1], str(other), *search()[2:]])
     assert "scorer was" in refused(capsys, search(scorer="function:rewards_for_tests:nan"))
 
 

@@ -1,4 +1,4 @@
-"""What lies on disk: a model folder, its tensors, and the files beside them. Reads headers, calculates nothing.
+"""What lies on disk: a model folder, its tensors, and the files beside them. Tensors are read a chunk at a time.
 
     Checkpoint      a model folder, seen through its safetensors headers
     Tensor          where one of its tensors lies

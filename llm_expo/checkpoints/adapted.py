@@ -14,14 +14,12 @@ from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.header import Tensor
 from llm_expo.checkpoints.reader import same_bytes
-from llm_expo.errors import CheckpointError, MismatchError
+from llm_expo.errors import CheckpointError, MismatchError, listed
 
 # The two ends of a language model, by the last component of the module's name. They matter where one is tied to the
 # other, which files do not show.
 _EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "tok_embeddings"})
 _HEADS = frozenset({"lm_head", "embed_out"})
-# As many as still can be read in one line of an error.
-_NAMED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,9 @@ def fit(base: Checkpoint, adapter: Adapter) -> Fit:
         else:
             replaced[name] = found
     if wrong:
-        more = [f"and {len(wrong) - _NAMED} more"] if len(wrong) > _NAMED else []
         raise MismatchError(
             f"the adapter {shown(adapter.path)} does not fit the base {shown(base.path)} in {len(wrong)} of "
-            f"{len(adapter.updates) + len(adapter.saved)} places: {'; '.join(wrong[:_NAMED] + more)}. "
+            f"{len(adapter.updates) + len(adapter.saved)} places: {listed(wrong)}. "
             f"{_way_out(adapter)}"
         )
     return Fit(places, replaced)

@@ -1,4 +1,4 @@
-"""Tensors that lie in no file and are calculated as they are read, a run of elements at a time: an adapter's weights.
+"""Tensors that lie in no file and are calculated as they are read, a run of elements at a time.
 
     LowRank     base + scale * B @ A, the weight of an adapted module
     Stacked     matrices times a number each, one below the other or side by side: factors of several adapters in one
@@ -180,7 +180,7 @@ class Calculator:
 
         out = np.frombuffer(into, np.float32)
         if len(out):
-            # What is not finite is the caller's to find and to name: he looks at the results anyway.
+            # What is not finite is the caller's to find and to name, who looks at the results anyway.
             with np.errstate(over="ignore", invalid="ignore"):
                 if isinstance(source, LowRank):
                     self._low_rank(source, at, out)

@@ -21,29 +21,8 @@ _FRONT_MATTER = re.compile(r"\s*---[ \t]*(\r\n|\r|\n)(?P<yaml>.*?)(\r\n|\r|\n)--
 _COMMON = re.compile(r"(model|out|output|final|best|last|merged|checkpoint|ckpt|step|epoch|hf)s?[\W_]*\d*")
 
 
-def base_models(folder: Path) -> tuple[str, ...]:
-    """The models that this one was made from, by its own account: hub ids and paths, as they are written there."""
-    return tuple(dict.fromkeys(base for _, base in _said(folder)))
-
-
-def swapped(initial: Located, aligned: Located) -> str | None:
-    """The evidence, in one line, that `initial` (theta0) was made from `aligned` (theta1); None if there is none.
-
-    Evidence is a record of theta0 that names theta1 and not theta0 itself, unless theta1's records name theta0 too.
-    """
-    if any(_names(base, initial) and not _names(base, aligned) for _, base in _said(aligned.folder)):
-        return None
-    for file, base in _said(initial.folder):
-        if _names(base, aligned) and not _names(base, initial):
-            return (
-                f"{shown(initial.folder / file)} of theta0 says that it was made from {shown(base)}, and that is "
-                f"theta1 ({shown(aligned.repo or aligned.folder)}): they look swapped"
-            )
-    return None
-
-
-def _said(folder: Path) -> Iterator[tuple[str, str]]:
-    """(the file that says so, the model that it names)."""
+def base_models(folder: Path) -> Iterator[tuple[str, str]]:
+    """(file, model): which models this one was made from, hub ids and paths, and which file beside it says so."""
     stated = _card(folder / CARD_NAME).get("base_model")
     for base in stated if isinstance(stated, list) else [stated]:
         if isinstance(base, str) and base.strip():
@@ -56,6 +35,22 @@ def _said(folder: Path) -> Iterator[tuple[str, str]]:
     loaded = json_or_nothing(folder / CONFIG_NAME).get("_name_or_path")
     if isinstance(loaded, str) and loaded:
         yield CONFIG_NAME, loaded
+
+
+def swapped(initial: Located, aligned: Located) -> str | None:
+    """The evidence, in one line, that `initial` (theta0) was made from `aligned` (theta1); None if there is none.
+
+    Evidence is a record of theta0 that names theta1 and not theta0 itself, unless theta1's records name theta0 too.
+    """
+    if any(_names(base, initial) and not _names(base, aligned) for _, base in base_models(aligned.folder)):
+        return None
+    for file, base in base_models(initial.folder):
+        if _names(base, aligned) and not _names(base, initial):
+            return (
+                f"{shown(initial.folder / file)} of theta0 says that it was made from {shown(base)}, and that is "
+                f"theta1 ({shown(aligned.repo or aligned.folder)}): they look swapped"
+            )
+    return None
 
 
 def _card(path: Path) -> dict[str, object]:

@@ -16,6 +16,8 @@ from llm_expo.checkpoints.files import parse_json, read_bytes, reason, shown
 from llm_expo.checkpoints.header import Shard
 from llm_expo.checkpoints.hub import Located, resolve
 from llm_expo.checkpoints.layout import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_NAME,
     BIN_INDEX_NAME,
     BIN_NAME,
     CONFIG_NAME,
@@ -99,11 +101,8 @@ class Checkpoint:
     @property
     def tokenizer_folder(self) -> Path:
         """Where its tokenizer and chat template lie: the adapter's folder, if that has some of its own."""
-        return next(
-            folder
-            for folder in (*self.folders[::-1], self.path)
-            if (folder / "tokenizer_config.json").exists() or folder == self.path
-        )
+        has_its_own = (folder for folder in self.folders[::-1] if (folder / "tokenizer_config.json").exists())
+        return next(has_its_own, self.path)
 
     @property
     def is_whole(self) -> bool:
@@ -135,7 +134,7 @@ def _refuse_parts(folder: Path, names: frozenset[str]) -> None:
             "write that with: llm-expo apply DIFFERENCE --alpha 0 --dtype float32 --out DIR"
         )
     # Beside whole weights, too: transformers would then load the adapter's base instead of them.
-    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
+    for name in (ADAPTER_CONFIG_NAME, ADAPTER_NAME, "adapter_model.bin"):
         if name in names:
             raise CheckpointError(
                 f"{shown(folder)}: holds an adapter ({name}), where a whole model is wanted; merge the two with: "

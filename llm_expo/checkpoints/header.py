@@ -9,7 +9,7 @@ one: what it lets through is whole. Knows nothing of folders, indexes or arithme
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -109,19 +109,22 @@ class Shard:
         return cls(path, header, status.st_size, status.st_mtime_ns, tensors)
 
 
-def make_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """The first bytes of a safetensors file that holds these tensors, (name, dtype, shape), in this order.
+def laid_out(file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, list[Tensor]]:
+    """The first bytes of a new `file` with these tensors, (name, dtype, shape), in this order, and where they will lie.
 
     As the reference library writes it, tensors begin at a multiple of 8 bytes.
     """
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # by which transformers knows it
+    found, end = [], 0
     for name, dtype, shape in tensors:
         begin, end = end, end + math.prod(shape) * BITS[dtype] // 8
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        found.append(Tensor(name, dtype, shape, file, begin, end))
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    base = 8 + len(text)
+    placed = [replace(tensor, start=base + tensor.start, stop=base + tensor.stop) for tensor in found]
+    return len(text).to_bytes(8, "little") + text, placed
 
 
 def _header_bytes(fd: int, size: int, path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
-from llm_expo.errors import CheckpointError
+from llm_expo.errors import CheckpointError, listed
 
 CONFIG_NAME = "config.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -21,7 +21,6 @@ BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
 # In transformers' order: safetensors before pickles, a single file before an index.
 WEIGHTS_BEGIN = (SINGLE_NAME, INDEX_NAME, BIN_NAME, BIN_INDEX_NAME)
-_NAMES_IN_A_MESSAGE = 3
 # (end of a packed tensor's name, what stands in its place in the name of that which unpacks it, the method)
 _PACKED = (
     ("qweight", "g_idx", "GPTQ"),
@@ -125,5 +124,4 @@ def _quantised(folder: Path, how: str) -> CheckpointError:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_IN_A_MESSAGE} more" if len(names) > _NAMES_IN_A_MESSAGE else ""
-    return ", ".join(shown(name) for name in names[:_NAMES_IN_A_MESSAGE]) + more
+    return listed([*map(shown, names)], ", ", most=3)

@@ -50,7 +50,7 @@ class Reader:
         read_exactly(self._fd(tensor.file), into, tensor.start + offset, tensor.file)
 
     def elements(self, source: Source, at: int, count: int, buffer: Buffer) -> tuple[memoryview, str]:
-        """`count` elements from the flat index `at` on: their dtype and bytes, valid until the buffer is used again."""
+        """`count` elements from the flat index `at` on: their bytes and dtype, valid until the buffer is used again."""
         if isinstance(source, Tensor):
             size = source.item_bytes
             view = buffer.bytes[: count * size]

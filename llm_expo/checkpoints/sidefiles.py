@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from llm_expo.checkpoints.files import open_regular, parse_settings, read_bytes, read_exactly, reason, shown
-from llm_expo.checkpoints.layout import DIFFERENCE_NAME, parts
+from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, CONFIG_NAME, DIFFERENCE_NAME, parts
 from llm_expo.errors import CheckpointError
 
 PROVENANCE_NAME = "llm_expo.json"
@@ -40,7 +40,7 @@ _LEFT_OUT = (
     # what tells of theta1's training and results
     *("README*", "training_args.*", "trainer_*.json", "*_results.json", "events.out.*", "*.log"),
     # hidden files, and what is written anew
-    *(".*", PROVENANCE_NAME, DIFFERENCE_NAME, "adapter_config.json"),
+    *(".*", PROVENANCE_NAME, DIFFERENCE_NAME, ADAPTER_CONFIG_NAME),
 )
 # Noise that differs between any two checkpoints.
 _NO_DIFFERENCE = {"_name_or_path", "transformers_version"}
@@ -88,7 +88,7 @@ def side_file(path: Path, dtype: str = "keep") -> Iterator[bytes]:
 
     Raises CheckpointError for a file that cannot be read or is no valid JSON.
     """
-    if path.name == "config.json" and dtype != "keep":
+    if path.name == CONFIG_NAME and dtype != "keep":
         config = parse_settings(read_bytes(path), f"{shown(path)}: the file")
         # transformers renamed the key in 4.56.
         for part in parts(config):
@@ -126,7 +126,7 @@ class FileDifference:
         return f"{shown(self.name)}: {self.what}{keys}"
 
 
-def differences(initial: Mapping[str, Path], aligned: Mapping[str, Path]) -> tuple[FileDifference, ...]:
+def file_differences(initial: Mapping[str, Path], aligned: Mapping[str, Path]) -> tuple[FileDifference, ...]:
     """How two models' files (`beside`) differ; JSON settings are compared key by key, all else as bytes."""
     found = [_difference(name, initial[name], aligned[name]) for name in initial.keys() & aligned.keys()]
     found += [FileDifference(name, "only in theta0") for name in initial.keys() - aligned.keys()]

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.header import BITS
-from llm_expo.errors import EngineError, ExpoError
+from llm_expo.errors import EngineError, ExpoError, listed
 from llm_expo.weights import Direction, OutputDtype, plan, write
 from llm_expo.weights.memory import DTYPES, Span, extrapolate, move, spans
 
@@ -252,7 +252,7 @@ def load(
     model, info = loaded
     incomplete = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if incomplete:
-        named = ", ".join(incomplete[:6]) + (f" and {len(incomplete) - 6} more" if len(incomplete) > 6 else "")
+        named = listed(incomplete, ", ", most=6)
         raise EngineError(f"{path}: the model needs weights that the files do not hold: {named}")
     return _to(model.eval().requires_grad_(False), device)
 

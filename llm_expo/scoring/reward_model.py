@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from llm_expo.errors import ScorerError
+from llm_expo.errors import ScorerError, listed
 from llm_expo.scoring.scorer import Conversation
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class RewardModelScorer:
                 ) from None
             raise ScorerError(f"{self.name}: cannot be loaded: {error}") from None
         if info["missing_keys"]:
-            named = ", ".join(sorted(info["missing_keys"])[:4])
+            named = listed(sorted(info["missing_keys"]), ", ", most=4)
             raise ScorerError(f"{self.name}: its files lack {named}: this is not a trained reward model")
         if model.config.num_labels != 1:
             raise ScorerError(f"{self.name}: has {model.config.num_labels} labels; a reward model has one")

@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llm_expo.checkpoints.adapted import as_checkpoint, fit
+from llm_expo.checkpoints.adapted import Fit, as_checkpoint, fit
 from llm_expo.checkpoints.adapter import BIASES, PREFIX, Adapter, Update
 from llm_expo.checkpoints.calculated import Part, Source, Stacked
 from llm_expo.checkpoints.checkpoint import Checkpoint
 from llm_expo.checkpoints.files import shown
-from llm_expo.checkpoints.header import Tensor, make_header
+from llm_expo.checkpoints.header import Tensor, laid_out
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME, ADAPTER_NAME
 from llm_expo.checkpoints.reader import same_bytes
-from llm_expo.errors import ExpoError, MismatchError
+from llm_expo.errors import ExpoError, MismatchError, listed
 from llm_expo.weights.direction import Direction, Sides
+from llm_expo.weights.equality import add_nothing, all_equal
 from llm_expo.weights.extrapolation import Copy, Extrapolation, Move, OutputFile, Step, finite, plan
 from llm_expo.weights.hints import same_place
 from llm_expo.weights.kernel import Rounding
@@ -42,8 +43,9 @@ def plan_adapter(
     base:  the checkpoint under both adapters, if at hand. It is needed where only one of them holds a whole tensor, and
            where they do not name the same base.
 
-    Raises MismatchError for an adapter that does not fit what it is to lie on, and for two of which that cannot be
-    told; ExpoError where the base is needed, or where scales leave the range of float32.
+    Raises MismatchError for an adapter that does not fit what it is to lie on, for two of which that cannot be told,
+    and, at any alpha but 0 and -1, where theta0 and theta1 are the same model; ExpoError where
+    the base is needed, or where scales leave the range of float32.
     """
     alpha = finite(alpha)
     if isinstance(initial, Checkpoint):
@@ -93,6 +95,11 @@ def _check_same_base(initial: Adapter, aligned: Adapter) -> None:
 def _scaled(initial: Checkpoint, aligned: Adapter, alpha: float) -> Extrapolation:
     found = fit(initial, aligned)
     saved = {tensor.name: found.replaced[name] for name, tensor in aligned.saved.items()}
+    if alpha not in (0, -1) and _is_untrained(initial, aligned, found):
+        raise MismatchError(
+            f"the adapter {shown(aligned.path)} adds nothing to theta0 {shown(initial.path)}, as before training: "
+            "there is no direction to go"
+        )
     steps: list[Step] = []
     for tensor in aligned.file.tensors:
         target = replace(tensor, file=Path(ADAPTER_NAME))
@@ -110,6 +117,13 @@ def _scaled(initial: Checkpoint, aligned: Adapter, alpha: float) -> Extrapolatio
     file = OutputFile(ADAPTER_NAME, aligned.file.header, tuple(steps))
     how = "theta1's adapter, its lora_alpha times 1 + alpha"
     return _extrapolation(Direction(initial, as_checkpoint(aligned)), alpha, file, config, how)
+
+
+def _is_untrained(base: Checkpoint, adapter: Adapter, found: Fit) -> bool:
+    """Whether the adapter on its base is the base."""
+    shards = (*base.shards, adapter.file)
+    saved = [(found.replaced[name], tensor) for name, tensor in adapter.saved.items() if tensor.is_float]
+    return add_nothing(shards, adapter.updates.values()) and all_equal(shards, saved)
 
 
 def _extrapolation(
@@ -189,7 +203,11 @@ def _stacked(initial: Adapter, aligned: Adapter, alpha: float, base: Checkpoint 
 
 
 def _same(initial: Adapter, aligned: Adapter) -> bool:
-    """Whether two adapters add the same to their base: equal scales, names and bytes."""
+    """Whether two adapters add the same to their base: nothing, or with equal scales, names and bytes."""
+    if not (initial.saved or aligned.saved):
+        updates = (*initial.updates.values(), *aligned.updates.values())
+        if add_nothing((initial.file, aligned.file), updates):
+            return True
     scales = [{module: update.scale for module, update in side.updates.items()} for side in (initial, aligned)]
     if scales[0] != scales[1] or initial.file.header != aligned.file.header:
         return False
@@ -211,10 +229,8 @@ def _check_alike(initial: Adapter, aligned: Adapter) -> None:
                 "in theta1"
             )
     if wrong:
-        more = f"; and {len(wrong) - 12} more" if len(wrong) > 12 else ""
         raise MismatchError(
-            f"the adapters {shown(initial.path)} and {shown(aligned.path)} are not for one base: "
-            f"{'; '.join(wrong[:12])}{more}"
+            f"the adapters {shown(initial.path)} and {shown(aligned.path)} are not for one base: {listed(wrong)}"
         )
 
 
@@ -251,18 +267,14 @@ def _new_file(sources: Sequence[tuple[Source, Source | None]], alpha: float) -> 
     ordered = sorted(
         sources, key=lambda pair: (pair[0].dtype not in ("F64", "I64"), pair[0].dtype != "F32", pair[0].name)
     )
-    header = make_header([(source.name, source.dtype, source.shape) for source, _ in ordered], {"format": "pt"})
+    header, targets = laid_out(Path(ADAPTER_NAME), [(source.name, source.dtype, source.shape) for source, _ in ordered])
     steps: list[Step] = []
-    start = len(header)
-    for source, before in ordered:
-        target = Tensor(source.name, source.dtype, source.shape, Path(ADAPTER_NAME), start, start)
-        target = replace(target, stop=start + math.prod(source.shape) * target.item_bytes)
+    for target, (source, before) in zip(targets, ordered, strict=True):
         if before is None:
             steps.append(Move(target, source, source, 0.0, "stacked"))
         else:
             assert isinstance(source, Tensor)
             steps.append(_whole(target, before, source, alpha))
-        start = target.stop
     return OutputFile(ADAPTER_NAME, header, tuple(steps))
 
 
@@ -283,14 +295,13 @@ def _stacked_config(initial: Adapter, aligned: Adapter, ranks: Mapping[str, int]
         # Neither side's own selection would give this one.
         config |= {"target_modules": sorted(ranks), "exclude_modules": None}
         config |= {"layers_to_transform": None, "layers_pattern": None}
-    modules = sorted({*_names(initial), *_names(aligned)})
+    modules = sorted({*_modules_to_save(initial), *_modules_to_save(aligned)})
     config["modules_to_save"] = modules or None
     config["fan_in_fan_out"] = bool(initial.config.get("fan_in_fan_out") or config.get("fan_in_fan_out"))
     config["bias"] = max((str(side.config.get("bias", "none")) for side in (initial, aligned)), key=BIASES.index)
     return config
 
 
-def _names(adapter: Adapter) -> list[str]:
-    """modules_to_save."""
+def _modules_to_save(adapter: Adapter) -> list[str]:
     found = adapter.config.get("modules_to_save") or []
     return [str(name) for name in found] if isinstance(found, list) else [str(found)]

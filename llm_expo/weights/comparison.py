@@ -16,7 +16,7 @@ from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.cards import swapped
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
-from llm_expo.checkpoints.sidefiles import FileDifference, beside, differences
+from llm_expo.checkpoints.sidefiles import FileDifference, beside, file_differences
 from llm_expo.errors import CheckpointError
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.distance import Distance, cosine_of_turn
@@ -160,9 +160,9 @@ def _measure(sides: Mapping[str, Checkpoint]) -> dict[_Pair, Comparison]:
             Direction(sides[a], sides[b]),
             found[a, b],
             {name: partner.name for name, partner in pairing.partners.items() if partner.name != name},
-            pairing.problems,
+            tuple(map(str, pairing.problems)),
             pairing.notes,
-            differences(beside(sides[a].folders), beside(sides[b].folders)),
+            file_differences(beside(sides[a].folders), beside(sides[b].folders)),
             swapped(*((sides[side].adapter or sides[side]).located for side in (a, b))),
         )
         for (a, b), pairing in pairings.items()

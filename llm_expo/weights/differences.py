@@ -14,14 +14,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import sqrt
 from pathlib import Path
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.calculated import Part, Summed
 from llm_expo.checkpoints.difference import APART, DTYPE, FORMAT, WHOLE, can_be_difference, file_names
 from llm_expo.checkpoints.files import read_bytes, shown
-from llm_expo.checkpoints.header import BITS, Tensor, make_header
+from llm_expo.checkpoints.header import BITS, Tensor, laid_out
 from llm_expo.checkpoints.layout import DIFFERENCE_NAME
 from llm_expo.checkpoints.origins import described
 from llm_expo.checkpoints.reader import CHUNK, Buffer, Reader
@@ -109,7 +109,7 @@ def plan_difference(direction: Direction) -> Extrapolation:
     """The plan of `write_difference`: theta1's files under other names, their tensors in the same order."""
     _refuse_calculated(direction)
     initial, aligned = direction.initial, direction.aligned
-    summed = differences(direction)
+    summed = _differences(direction)
     if not summed:
         raise MismatchError(
             f"theta0 {shown(initial.path)} and theta1 {shown(aligned.path)} have no float tensor of one name and shape "
@@ -124,17 +124,14 @@ def plan_difference(direction: Direction) -> Extrapolation:
             else (WHOLE + tensor.name, tensor.dtype, tensor.shape)
             for tensor in shard.tensors
         ]
-        header = make_header(stored, {"format": "pt"})
+        header, targets = laid_out(Path(name), stored)
         steps: list[Step] = []
-        start = len(header)
-        for tensor, (prefixed, dtype, shape) in zip(shard.tensors, stored, strict=True):
-            target = Tensor(prefixed, dtype, shape, Path(name), start, start + prod(shape) * BITS[dtype] // 8)
+        for target, tensor in zip(targets, shard.tensors, strict=True):
             source = summed.get(tensor.name)
             if source is None:
                 steps.append(Copy(target, tensor, "no difference from theta0: theta1's"))
             else:
                 steps.append(Move(target, source, source, 0.0, "theta1 - theta0"))
-            start = target.stop
         files.append(OutputFile(name, header, tuple(steps)))
     record = {
         "about": _ABOUT,
@@ -149,7 +146,7 @@ def plan_difference(direction: Direction) -> Extrapolation:
     return Extrapolation(direction, 0.0, "float32", Rounding(), tuple(files), None, {"output": how}, (), made=made)
 
 
-def differences(direction: Direction) -> Mapping[str, Summed]:
+def _differences(direction: Direction) -> Mapping[str, Summed]:
     """theta1 - theta0 in float32 for every tensor that can be kept so, by its name."""
     found = {}
     for name, tensor in direction.aligned.tensors.items():
@@ -171,7 +168,7 @@ def share_kept(direction: Direction) -> Kept:
     lost_apart = lost_plain = 0.0  # |stored - theta1|^2
     before, after, apart, rounded, zero = (Buffer() for _ in range(5))
     with Reader((*direction.initial.shards, *direction.aligned.shards)) as reader:
-        for source in differences(direction).values():
+        for source in _differences(direction).values():
             initial, aligned = (part.tensor for part in source.parts)
             for at in range(0, source.elements, CHUNK):
                 count = min(CHUNK, source.elements - at)

@@ -15,16 +15,15 @@ from llm_expo.checkpoints.hub import Located, resolve
 from llm_expo.checkpoints.layout import DIFFERENCE_NAME
 from llm_expo.checkpoints.origins import initial_of, open_initial
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME
-from llm_expo.errors import CheckpointError, MismatchError
+from llm_expo.errors import CheckpointError, MismatchError, listed
+from llm_expo.weights.equality import all_equal
 from llm_expo.weights.hints import hints
 from llm_expo.weights.pairing import NewRows, Pairing, is_embedding, pair
 
 logger = logging.getLogger(__name__)
 
-# As many as still can be read in one line of an error.
-_NAMED = 12
-# A head has a weight and a bias.
-_HEADS = 2
+# A weight and a bias.
+_TENSORS_OF_A_HEAD = 2
 
 Side = Checkpoint | Adapter
 
@@ -168,7 +167,7 @@ class Direction:
 
         Two float types that differ are no mismatch: the arithmetic is float32's, and theta1's type is the result's.
         """
-        return list(pair(self.initial, self.aligned).problems)
+        return [*map(str, pair(self.initial, self.aligned).problems)]
 
     def paired(self, new_rows: NewRows = "refuse", kept: Collection[str] = ()) -> Pairing:
         """A partner for every tensor of theta1; arguments as in `pair`.
@@ -182,13 +181,30 @@ class Direction:
             )
         found = pair(self.initial, self.aligned, new_rows, kept)
         if found.problems:
-            more = [f"and {len(found.problems) - _NAMED} more"] if len(found.problems) > _NAMED else []
             raise MismatchError(
                 f"theta0 {shown(self.initial.path)} and theta1 {shown(self.aligned.path)} do not match in "
-                f"{len(found.problems)} of {len(self.aligned.tensors)} tensors: "
-                f"{'; '.join([*found.problems[:_NAMED], *more])}. {self._way_out(found, new_rows)}"
+                f"{len(found.problems)} of {len(self.aligned.tensors)} tensors: {listed([*map(str, found.problems)])}. "
+                f"{self._way_out(found, new_rows)}"
             )
         return found
+
+    def refuse_equal(self) -> None:
+        """Raise MismatchError if no float tensor differs, and whatever `paired` raises.
+
+        Of a pair that differs this reads little, as a rule; one that is equal is read whole. `write` finds out by
+        itself; who is to spend more on the pair than that should ask first.
+        """
+        ours, partners = self.aligned.tensors, self.paired().partners
+        pairs = ((partner, ours[name]) for name, partner in partners.items() if ours[name].is_float)
+        if all_equal((*self.initial.shards, *self.aligned.shards), pairs):
+            raise self.nowhere()
+
+    def nowhere(self) -> MismatchError:
+        """That theta0 and theta1 do not differ."""
+        return MismatchError(
+            f"theta0 {shown(self.initial.folders[-1])} and theta1 {shown(self.aligned.folders[-1])} hold the same "
+            "numbers in every tensor that would be moved: there is no direction to go"
+        )
 
     def warnings(self) -> list[str]:
         """What hints at the wrong pair without forbidding it; see hints.py."""
@@ -196,30 +212,29 @@ class Direction:
 
     def _way_out(self, found: Pairing, new_rows: NewRows) -> str:
         ours = self.aligned.tensors
-        words = [
+        rows = [
             (partner.shape[0], ours[name].shape[0])
             for name, partner in found.partners.items()
             if is_embedding(name, ours[name]) and partner.shape[1:] == ours[name].shape[1:]
             if partner.shape != ours[name].shape
         ]
-        if any(before < after for before, after in words) and new_rows == "refuse":
+        if any(before < after for before, after in rows) and new_rows == "refuse":
             return "Where theta1's vocabulary grew, --new-rows copy keeps its new rows and extrapolates the others"
-        if words:
+        if rows:
             return "Where only the number of rows differs, give both models the same vocabulary"
-        if any("expert" in problem.partition(": ")[0] for problem in found.problems):
+        if any("expert" in problem.name for problem in found.problems):
             return "Experts may be fused on one side only: load both with one version of transformers and save them"
         kinds = [side.config.get("model_type") for side in (self.initial, self.aligned)]
         if kinds[0] != kinds[1] and all(kinds):
             return f"theta0 is a {shown(kinds[0])}, theta1 a {shown(kinds[1])}: two architectures have no direction"
-        sides = [side for side in ("0", "1") if any(p.endswith(f": only in theta{side}") for p in found.problems)]
-        if found.partners and len(sides) == 2:
+        if found.partners and {"only in theta0", "only in theta1"} <= {problem.kind for problem in found.problems}:
             return (
                 "The same weights may be named, split or fused in two ways: load both with one version of transformers "
                 "and save them"
             )
         origin = "theta0 must be the very checkpoint from which the training of theta1 began"
-        named = [problem.partition(": ")[0] for problem in found.problems]
-        if len(named) <= _HEADS and all(name in ours for name in named):
-            exclude = " ".join(f"--exclude '{name}'" for name in named)
+        named = [problem.name for problem in found.problems]
+        if len(named) <= _TENSORS_OF_A_HEAD and all(name in ours for name in named):
+            exclude = " ".join(f"--exclude '{shown(name)}'" for name in named)
             return f"{origin}; where that is so, and only a new head differs, {exclude} keeps theta1's"
         return origin

@@ -15,7 +15,7 @@ from typing import Literal
 from llm_expo.checkpoints import Checkpoint, Shard
 from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import parse_json, shown
-from llm_expo.checkpoints.header import BITS, Tensor, make_header
+from llm_expo.checkpoints.header import Tensor, laid_out
 from llm_expo.errors import CheckpointError, ExpoError
 from llm_expo.weights.direction import Direction
 from llm_expo.weights.kernel import Rounding
@@ -96,11 +96,12 @@ class Extrapolation:
     rounding: Rounding
     files: tuple[OutputFile, ...]
     index: bytes | None = field(repr=False)  # the content of model.safetensors.index.json, None for a single file
-    selection: Mapping[str, object]  # how include, exclude, alpha_for and new_rows were set, where they were
+    # How include, exclude, alpha_for and new_rows were set, where they were; of an output that is no model, what it is.
+    selection: Mapping[str, object]
     notes: tuple[str, ...]  # what did not go by the tensors' own names
-    # Where an adapter is written: its settings, by file name, and the checkpoint under both adapters, if it is read.
+    # What else makes an adapter or a difference of the output, by file name: its settings, its JSON.
     made: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    base: Checkpoint | None = field(default=None, repr=False)
+    base: Checkpoint | None = field(default=None, repr=False)  # under two adapters, if it is read
 
     @property
     def inputs(self) -> tuple[Checkpoint, ...]:
@@ -176,8 +177,8 @@ def plan(
         raise ExpoError("--include and --exclude leave no tensor to move")
     code = _CODES.get(dtype)
     files = []
-    for shard, names in _layout(aligned):
-        header, targets = _targets(shard, [aligned.tensors[name] for name in names], code)
+    for shard in aligned.files:
+        header, targets = _targets(shard, [aligned.tensors[tensor.name] for tensor in shard.tensors], code)
         steps = [step for target in targets for step in _steps(target, alphas, found, aligned)]
         files.append(OutputFile(targets[0].file.name if targets else _output_name(shard), header, tuple(steps)))
     selection: dict[str, object] = {"include": list(include), "exclude": list(exclude)}
@@ -228,11 +229,6 @@ def _alphas(
     return found
 
 
-def _layout(aligned: Checkpoint) -> list[tuple[Shard, list[str]]]:
-    """The tensors that each file of theta1 holds, in the order of their bytes."""
-    return [(shard, [tensor.name for tensor in shard.tensors]) for shard in aligned.files]
-
-
 def _output_name(shard: Shard) -> str:
     name = shard.path.name
     if name.endswith(".bin"):
@@ -247,16 +243,7 @@ def _targets(shard: Shard, sources: Sequence[Source], code: str | None) -> tuple
     wanted = [(dtype, source.shape) for source, dtype in zip(sources, dtypes, strict=True)]
     if shard.header and wanted == [(tensor.dtype, tensor.shape) for tensor in shard.tensors]:
         return shard.header, [replace(tensor, file=path) for tensor in shard.tensors]
-    header = make_header(
-        [(source.name, dtype, source.shape) for source, dtype in zip(sources, dtypes, strict=True)], {"format": "pt"}
-    )
-    targets, start = [], len(header)
-    for source, dtype in zip(sources, dtypes, strict=True):
-        target = Tensor(source.name, dtype, source.shape, path, start, start)
-        target = replace(target, stop=start + math.prod(source.shape) * BITS[dtype] // 8)
-        targets.append(target)
-        start = target.stop
-    return header, targets
+    return laid_out(path, [(source.name, *want) for source, want in zip(sources, wanted, strict=True)])
 
 
 def _steps(target: Tensor, alphas: Mapping[str, float | None], found: Pairing, checkpoint: Checkpoint) -> list[Step]:
@@ -275,16 +262,16 @@ def _steps(target: Tensor, alphas: Mapping[str, float | None], found: Pairing, c
     if alpha == 0:
         return [_theta1s(target, aligned, "alpha 0 is theta1")]
     if initial.shape == aligned.shape:
-        return [_step(target, initial, aligned, alpha)]
+        return [_moved(target, initial, aligned, alpha)]
     assert isinstance(aligned, Tensor)
     shared, rows = initial.shape[0], aligned.shape[0]
     steps: list[Step] = []
     if shared:
-        steps.append(_step(target.rows(0, shared), initial, aligned.rows(0, shared), alpha))
+        steps.append(_moved(target.rows(0, shared), initial, aligned.rows(0, shared), alpha))
     return [*steps, _theta1s(target.rows(shared, rows), aligned.rows(shared, rows), "new rows: theta1's")]
 
 
-def _step(target: Tensor, initial: Source, aligned: Source, alpha: float) -> Step:
+def _moved(target: Tensor, initial: Source, aligned: Source, alpha: float) -> Step:
     if alpha == -1 and isinstance(initial, Tensor) and initial.dtype == target.dtype:
         return Copy(target, initial, "alpha -1 is theta0")
     return Move(target, initial, aligned, alpha)

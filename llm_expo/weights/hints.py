@@ -5,6 +5,7 @@ fingerprint.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,10 +14,9 @@ from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.files import parse_settings, read_bytes, shown
 from llm_expo.checkpoints.layout import ADAPTER_CONFIG_NAME
 from llm_expo.checkpoints.origins import initial_of
-from llm_expo.checkpoints.sidefiles import beside, differences
+from llm_expo.checkpoints.sidefiles import beside, file_differences
+from llm_expo.errors import listed
 
-# As many as still can be read in one line.
-_NAMED = 12
 _TOKENIZER_NAME = "tokenizer.json"
 # The files that turn text into tokens. A pair that disagrees in them was hardly trained one from the other.
 _TEXT_FILES = (
@@ -39,34 +39,53 @@ _NO_MATTER = {
     *("activation_dropout", "embedding_dropout", "classifier_dropout", "id2label", "label2id", "problem_type"),
     *("finetuning_task", "task_specific_params", "unsloth_version", "unsloth_fixed"),
 }
+# The merges of a BPE tokenizer.json, strings or pairs of them. Quotes inside a string are escaped, so that none looks
+# like this key; and no byte is matched twice, so that it takes one pass.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_MERGES = re.compile(
+    rb'"merges"\s*+:\s*+\[(?:[^"\[\]]++|%b|\[(?:[^"\[\]]++|%b)*+\])*+\]' % (_STRING, _STRING), re.DOTALL
+)
 
 
 def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
-    """A line for each file that tokenizes differently, tokens of other ids, config.json, another base or theta0.
+    """A line for each file that tokenizes differently, tokens of other ids, another base or theta0, and config.json.
 
     Raises CheckpointError for a file that cannot be read.
     """
+    return [
+        *_of_text(initial, aligned),
+        *_of_bases(initial, aligned),
+        *_of_origin(initial, aligned),
+        *_of_settings(initial, aligned),
+    ]
+
+
+def _of_text(initial: Checkpoint, aligned: Checkpoint) -> Iterator[str]:
+    """What turns text into tokens, and which tokens have other ids."""
     theirs, ours = beside(initial.folders), beside(aligned.folders)
     files = [
-        difference
-        for difference in differences(theirs, ours)
-        if Path(difference.name).name.startswith(_TEXT_FILES)
+        each
+        for each in file_differences(theirs, ours)
+        if Path(each.name).name.startswith(_TEXT_FILES)
         # An adapter's folder need not hold what its base has.
-        and not (difference.what == "only in theta0" and aligned.adapter is not None)
-        and not (difference.what == "only in theta1" and initial.adapter is not None)
+        and not (each.what == "only in theta0" and aligned.adapter is not None)
+        and not (each.what == "only in theta1" and initial.adapter is not None)
     ]
-    found = [
-        f"{each}: a tokenizer or template that differs hints at the wrong pair; theta1's is used" for each in files
-    ]
+    for each in files:
+        yield f"{each}: a tokenizer or template that differs hints at the wrong pair; theta1's is used"
     if any((each.name, each.what) == (_TOKENIZER_NAME, "differs") for each in files):
         before, after = (_tokens(side[_TOKENIZER_NAME]) for side in (theirs, ours))
         other = sorted((after[token], token) for token in before.keys() & after.keys() if before[token] != after[token])
         if other:
             after_id, token = other[0]
-            found.append(
+            yield (
                 f'{_TOKENIZER_NAME}: {len(other)} tokens have other ids ("{shown(token)}" is {before[token]} in '
                 f"theta0, {after_id} in theta1): the rows of the two embeddings do not belong to the same tokens"
             )
+
+
+def _of_bases(initial: Checkpoint, aligned: Checkpoint) -> Iterator[str]:
+    """Adapters that say that they were trained on something else than what is under them here."""
     for side in (initial, aligned):
         if side.adapter is None:
             continue
@@ -74,29 +93,36 @@ def hints(initial: Checkpoint, aligned: Checkpoint) -> list[str]:
         under = side if merged else initial  # unmerged, it lies on theta0, if that is a whole model
         if merged or under.adapter is None:
             warning = other_base(side.adapter, under.path, under.located.repo or under.path)
-            found += [] if warning is None else [warning]
+            if warning is not None:
+                yield warning
+
+
+def _of_origin(initial: Checkpoint, aligned: Checkpoint) -> Iterator[str]:
+    """Another theta0 than the one that theta1's record names."""
     origin = initial_of((aligned.adapter or aligned).located)
-    if origin is not None and origin.fingerprint is not None:
-        here = fingerprint(initial)
-        if here != origin.fingerprint:
-            found.append(
-                f"{shown(origin.said_by)}: theta1 was made from {shown(origin.places[0])} (fingerprint "
-                f"{shown(origin.fingerprint)}), and theta0 {shown(initial.path)} has the fingerprint {here}: if it is "
-                "another checkpoint, the direction is not that of the training"
-            )
+    if origin is not None and origin.fingerprint is not None and (here := fingerprint(initial)) != origin.fingerprint:
+        yield (
+            f"{shown(origin.said_by)}: theta1 was made from {shown(origin.places[0])} (fingerprint "
+            f"{shown(origin.fingerprint)}), and theta0 {shown(initial.path)} has the fingerprint {here}: if it is "
+            "another checkpoint, the direction is not that of the training"
+        )
+
+
+def _of_settings(initial: Checkpoint, aligned: Checkpoint) -> Iterator[str]:
+    """What config.json says of the computation."""
     settings = _changed(initial.config, aligned.config)
     if settings:
-        more = [f"and {len(settings) - _NAMED} more"] if len(settings) > _NAMED else []
-        found.append(
-            f"config.json: {'; '.join([*settings[:_NAMED], *more])}: settings that change the computation hint at the "
-            "wrong pair; theta1's are used"
+        yield (
+            f"config.json: {listed(settings)}: settings that change the computation hint at the wrong pair; theta1's "
+            "are used"
         )
-    return found
 
 
 def _tokens(path: Path) -> dict[str, int]:
     """Tokens and their ids, of a tokenizer.json of any kind; what is not understood is left out."""
-    content = parse_settings(read_bytes(path), f"{shown(path)}: the file")
+    # Merges are most of a large file, and as Python's lists they would take ten times the room; no id is in them.
+    raw = _MERGES.sub(b'"merges":[]', read_bytes(path), count=1)
+    content = parse_settings(raw, f"{shown(path)}: the file")
     model, added = content.get("model"), content.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # of a unigram model: [token, score], the place being the id

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llm_expo.errors import ExpoError, MismatchError
+from llm_expo.errors import ExpoError, MismatchError, listed
 from llm_expo.weights.kernel import step
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -37,7 +37,7 @@ def extrapolate_model(initial: Model, aligned: Model, alpha: float) -> dict[str,
         if name not in before or name not in after or before[name].shape != after[name].shape
     ]
     if differing:
-        raise MismatchError(f"theta0 and theta1 do not match in {len(differing)} tensors: {'; '.join(differing[:12])}")
+        raise MismatchError(f"theta0 and theta1 do not match in {len(differing)} tensors: {listed(differing)}")
     done: dict[tuple[object, ...], torch.Tensor] = {}
     found = {}
     for name, tensor in after.items():

@@ -8,7 +8,7 @@ side's weights in another form. Knows nothing of alpha.
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -17,10 +17,22 @@ from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.files import shown
 from llm_expo.checkpoints.header import Tensor
 from llm_expo.checkpoints.reader import same_bytes
+from llm_expo.errors import listed
 
 NewRows = Literal["refuse", "copy"]
-# As many as still can be read in one line.
-_NAMED = 6
+_Alone = Literal["only in theta0", "only in theta1"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps two checkpoints from being extrapolated, in one tensor."""
+
+    name: str  # the tensor's, on theta1's side if both have it
+    kind: _Alone | Literal["tied on one side", "unlike"]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.name)}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +41,18 @@ class Pairing:
 
     partners: Mapping[str, Source]  # by theta1's name; those without a partner are copied
     copied: Mapping[str, str]  # by theta1's name: why it has no partner
-    problems: tuple[str, ...]  # what keeps the two from being extrapolated, a line for each tensor
+    problems: tuple[Problem, ...]
     notes: tuple[str, ...]  # what was matched in another way than by its name, or left out
+
+
+@dataclass(frozen=True, slots=True)
+class _Unmatched:
+    """What became of the tensors of one side whose names the other side lacks."""
+
+    partners: dict[str, Source] = field(default_factory=dict)  # theta0's tensor, by theta1's name
+    alone: dict[str, Source] = field(default_factory=dict)  # copied or left out, unless they look like the other's
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse", kept: Collection[str] = ()) -> Pairing:
@@ -40,92 +62,121 @@ def pair(initial: Checkpoint, aligned: Checkpoint, new_rows: NewRows = "refuse",
               embedding, the shared rows are extrapolated, the new ones are theta1's.
     kept:     tensors of theta1 that are to stay as they are: whether theta0 has their like does not matter.
     """
-    theirs, ours = initial.tensors, aligned.tensors
-    matched = {name: theirs[name] for name in ours if name in theirs}
-    notes, problems = [], []
-    renamed = _renamed([name for name in ours if name not in theirs], [name for name in theirs if name not in ours])
-    if renamed is not None:
-        prefix, side, names = renamed
-        notes.append(f"theta{side}'s names begin with \"{shown(prefix)}\", the other's do not: matched without it")
-        matched |= {name: theirs[there] for name, there in names.items()}
+    ours = aligned.tensors
+    matched, notes = _by_name(initial.tensors, ours)
+    of_theta1 = _unmatched_of_theta1(initial, aligned, matched, kept)
+    of_theta0 = _unmatched_of_theta0(initial, aligned, matched)
+    partners = matched | of_theta1.partners
+    unlike = _unlike(partners, ours, new_rows)
+    problems = [
+        *of_theta1.problems,
+        *of_theta0.problems,
+        *_stored_ties(initial, aligned, matched),
+        *_in_another_form(initial, aligned, matched, of_theta1.alone, of_theta0.alone),
+        *(problem for name, problem in unlike.items() if name not in kept),
+    ]
+    notes += [*of_theta1.notes, *of_theta0.notes]
+    if of_theta1.alone:
+        notes.append(f"only in theta1, which keeps them as they are: {_some(of_theta1.alone)}")
+    if of_theta0.alone:
+        notes.append(f"only in theta0, left out: {_some(of_theta0.alone)}")
+    for name, partner in partners.items():
+        if name in unlike and name in kept:
+            notes.append(f"{unlike[name]}: theta1's is kept, as was asked")
+        elif name not in unlike and partner.shape != ours[name].shape:
+            new = ours[name].shape[0] - partner.shape[0]
+            notes.append(f"{shown(name)}: theta1's {new} new rows are kept as they are")
+    partners = {name: it for name, it in partners.items() if not (name in unlike and name in kept)}
+    copied = {name: "left out: theta1's" if name in kept else "only in theta1" for name in ours if name not in partners}
+    return Pairing(partners, copied, tuple(problems), tuple(notes))
 
-    # A tensor whose kind both sides have is one of a series, such as a layer's: it must not be missing.
-    kinds = {_kind(name) for mine, partner in matched.items() for name in (mine, partner.name)}
-    partners, ours_alone, theirs_alone = dict(matched), dict[str, Source](), dict[str, Source]()
-    vocabulary = _vocabulary({name: ours[name] for name in matched})
-    places = _places({name: ours[name] for name in matched})
+
+def _by_name(theirs: Mapping[str, Source], ours: Mapping[str, Source]) -> tuple[dict[str, Source], list[str]]:
+    """theta0's tensors by theta1's names, where the two are the same or differ by a prefix; and what to say of that."""
+    matched = {name: theirs[name] for name in ours if name in theirs}
+    renamed = _renamed([name for name in ours if name not in theirs], [name for name in theirs if name not in ours])
+    if renamed is None:
+        return matched, []
+    prefix, side, names = renamed
+    note = f"theta{side}'s names begin with \"{shown(prefix)}\", the other's do not: matched without it"
+    return matched | {name: theirs[there] for name, there in names.items()}, [note]
+
+
+def _unmatched_of_theta1(
+    initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str, Source], kept: Collection[str]
+) -> _Unmatched:
+    ours, found = aligned.tensors, _Unmatched()
+    known = {name: ours[name] for name in matched}
+    vocabulary, places, series = _vocabulary(known), _places(known), _series(matched)
     for name, tensor in ours.items():
         if name in matched or name in kept:
             continue
-        alike = [mine for mine in vocabulary if ours[mine].shape == tensor.shape and not _in_a_series(name)]
-        copy = _copied(aligned, tensor, ours, places, alike)
-        if not matched or _kind(name) in kinds:
-            problems.append(f"{shown(name)}: only in theta1")
-        elif copy is not None:
-            partners[name] = matched[copy]
-            notes.append(f"{shown(name)}: only in theta1, where it equals {shown(copy)}: moved like it")
+        alike = [each for each in vocabulary if known[each].shape == tensor.shape and not _in_a_series(name)]
+        if not matched or _kind(name) in series:
+            found.problems.append(_alone(name, "only in theta1"))
+        elif (copy := _copied(aligned, tensor, known, places, alike)) is not None:
+            found.partners[name] = matched[copy]
+            found.notes.append(f"{shown(name)}: only in theta1, where it equals {shown(copy)}: moved like it")
         elif not alike:
-            ours_alone[name] = tensor
+            found.alone[name] = tensor
         elif _ties(initial) is False:
-            problems.append(f"{shown(name)}: only in theta1, and theta0's config says that nothing is tied")
+            what = "only in theta1, and theta0's config says that nothing is tied"
+            found.problems.append(Problem(name, "tied on one side", what))
         elif len(alike) > 1:
-            problems.append(f"{shown(name)}: only in theta1, and may be tied to any of {_some(alike)} in theta0")
+            what = f"only in theta1, and may be tied to any of {_some(alike)} in theta0"
+            found.problems.append(Problem(name, "tied on one side", what))
         else:
-            partners[name] = matched[alike[0]]
-            notes.append(f"{shown(name)}: theta0 ties it to {shown(matched[alike[0]].name)}, which is its theta0 here")
+            found.partners[name] = matched[alike[0]]
+            theirs = shown(matched[alike[0]].name)
+            found.notes.append(f"{shown(name)}: theta0 ties it to {theirs}, which is its theta0 here")
+    return found
+
+
+def _unmatched_of_theta0(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str, Source]) -> _Unmatched:
+    found = _Unmatched()
     used = {partner.name for partner in matched.values()}
-    places = _places(matched)
-    for name, tensor in theirs.items():
+    vocabulary = _vocabulary({name: aligned.tensors[name] for name in matched})
+    places, series = _places(matched), _series(matched)
+    for name, tensor in initial.tensors.items():
         if name in used:
             continue
-        alike = [mine for mine in vocabulary if matched[mine].shape == tensor.shape and not _in_a_series(name)]
-        copy = _copied(initial, tensor, matched, places, alike)
-        if not matched or _kind(name) in kinds:
-            problems.append(f"{shown(name)}: only in theta0")
-        elif copy is not None:
-            notes.append(f"{shown(name)}: only in theta0, where it equals {shown(matched[copy].name)}: left out")
+        alike = [each for each in vocabulary if matched[each].shape == tensor.shape and not _in_a_series(name)]
+        if not matched or _kind(name) in series:
+            found.problems.append(_alone(name, "only in theta0"))
+        elif (copy := _copied(initial, tensor, matched, places, alike)) is not None:
+            theirs = shown(matched[copy].name)
+            found.notes.append(f"{shown(name)}: only in theta0, where it equals {theirs}: left out")
         elif not alike:
-            theirs_alone[name] = tensor
+            found.alone[name] = tensor
         elif (without := _without_head(aligned)) is not None:
-            notes.append(f"{shown(name)}: only in theta0, and a {shown(without)}, as theta1 is, has none: left out")
+            what = f"only in theta0, and a {shown(without)}, as theta1 is, has none: left out"
+            found.notes.append(f"{shown(name)}: {what}")
         elif _ties(aligned) is False:
-            problems.append(f"{shown(name)}: only in theta0, and theta1's config says that nothing is tied")
+            what = "only in theta0, and theta1's config says that nothing is tied"
+            found.problems.append(Problem(name, "tied on one side", what))
         else:
-            problems.append(_torn(name, alike[0], matched[alike[0]].name))
+            found.problems.append(_torn(name, alike[0], matched[alike[0]].name))
+    return found
 
-    problems += _stored_ties(initial, aligned, matched)
-    foreign = initial.config.get("model_type") != aligned.config.get("model_type")
-    rivals = []
-    for side, alone, other in ((1, ours_alone, theirs_alone), (0, theirs_alone, ours_alone)):
-        shared = [name for mine, it in matched.items() for name in (mine, it.name)] if foreign else []
-        form = {*_in_another_form(alone, other, matched.values()), *_in_layers_of(alone, shared)}
-        rivals.append([f"{shown(name)}: only in theta{side}" for name in alone if name in form])
-    # In turn, so that a message which ends early names some of both.
-    problems += [problem for both in zip_longest(*rivals) for problem in both if problem is not None]
-    if ours_alone:
-        notes.append(f"only in theta1, which keeps them as they are: {_some(ours_alone)}")
-    if theirs_alone:
-        notes.append(f"only in theta0, left out: {_some(theirs_alone)}")
 
+def _alone(name: str, where: _Alone) -> Problem:
+    return Problem(name, where, where)
+
+
+def _series(matched: Mapping[str, Source]) -> set[str]:
+    """Kinds that both sides have: a tensor of theirs is one of a series, such as a layer's, and must not be missing."""
+    return {_kind(name) for mine, partner in matched.items() for name in (mine, partner.name)}
+
+
+def _unlike(partners: Mapping[str, Source], ours: Mapping[str, Source], new_rows: NewRows) -> dict[str, Problem]:
+    """By theta1's name, the partners of another shape or of another kind of type."""
     grown = {
         (partner.shape[0], ours[name].shape[0])
         for name, partner in partners.items()
-        if is_embedding(name, partner) and partner.shape[1:] == ours[name].shape[1:]
+        if new_rows == "copy" and is_embedding(name, partner) and partner.shape[1:] == ours[name].shape[1:]
     }
-    unlike = set()
-    for name, partner in partners.items():
-        problem = _mismatch(partner, ours[name], grown if new_rows == "copy" else set())
-        if problem is not None and name in kept:
-            unlike.add(name)
-            notes.append(f"{shown(name)}: {problem}: theta1's is kept, as was asked")
-        elif problem is not None:
-            problems.append(f"{shown(name)}: {problem}")
-        elif partner.shape != ours[name].shape:
-            new = ours[name].shape[0] - partner.shape[0]
-            notes.append(f"{shown(name)}: theta1's {new} new rows are kept as they are")
-    partners = {name: partner for name, partner in partners.items() if name not in unlike}
-    copied = {name: "left out: theta1's" if name in kept else "only in theta1" for name in ours if name not in partners}
-    return Pairing(partners, copied, tuple(problems), tuple(notes))
+    found = {name: _mismatch(partner, ours[name], grown) for name, partner in partners.items()}
+    return {name: Problem(name, "unlike", what) for name, what in found.items() if what is not None}
 
 
 def _kind(name: str) -> str:
@@ -154,9 +205,8 @@ def _copied(
     return next((name for name in alike if same_bytes(checkpoint.shards, tensor, others[name])), None)
 
 
-def _some(names: Collection[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(shown(name) for name in list(names)[:_NAMED]) + more
+def _some(names: Iterable[str]) -> str:
+    return listed([*map(shown, names)], ", ", most=6)
 
 
 def _mismatch(initial: Source, aligned: Source, grown: Collection[tuple[int, int]]) -> str | None:
@@ -192,9 +242,29 @@ def _renamed(ours: Collection[str], theirs: Collection[str]) -> tuple[str, int, 
 
 
 def _in_another_form(
-    alone: Mapping[str, Source], other: Mapping[str, Source], matched: Collection[Source]
-) -> Collection[str]:
-    """Which of the tensors that only one side has may be weights of the other one, renamed, split or fused.
+    initial: Checkpoint,
+    aligned: Checkpoint,
+    matched: Mapping[str, Source],
+    of_theta1: Mapping[str, Source],
+    of_theta0: Mapping[str, Source],
+) -> list[Problem]:
+    """Which of the tensors that only one side has may be weights of the other one, written in another form."""
+    foreign = initial.config.get("model_type") != aligned.config.get("model_type")
+    shared = [name for mine, it in matched.items() for name in (mine, it.name)] if foreign else []
+
+    def problems(where: _Alone, alone: Mapping[str, Source], other: Mapping[str, Source]) -> list[Problem]:
+        found = {*_rivals(alone, other, matched.values()), *_in_layers_of(alone, shared)}
+        return [_alone(name, where) for name in alone if name in found]
+
+    # In turn, so that a message which ends early names some of both.
+    both = zip_longest(
+        problems("only in theta1", of_theta1, of_theta0), problems("only in theta0", of_theta0, of_theta1)
+    )
+    return [problem for each in both for problem in each if problem is not None]
+
+
+def _rivals(alone: Mapping[str, Source], other: Mapping[str, Source], matched: Collection[Source]) -> Collection[str]:
+    """Which tensors that only one side has may be renamed, split or fused on the other.
 
     Heads and buffers may be one side's alone. But where each side has matrices that the other lacks, or tensors of one
     shape under different names, or where less is matched than is not, the two are written differently.
@@ -257,7 +327,7 @@ def _without_head(checkpoint: Checkpoint) -> str | None:
     return names[0]
 
 
-def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str, Source]) -> list[str]:
+def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str, Source]) -> list[Problem]:
     """Heads that theta1's file holds as a copy of the embedding, to which they are tied, and theta0's does not.
 
     Their extrapolations would differ, which a tied model cannot hold.
@@ -277,5 +347,6 @@ def _stored_ties(initial: Checkpoint, aligned: Checkpoint, matched: Mapping[str,
     ]
 
 
-def _torn(theirs: str, ours: str, partner: str) -> str:
-    return f"{shown(theirs)}: theta1 ties it to {shown(ours)}, but theta0's is not equal to {shown(partner)}"
+def _torn(theirs: str, ours: str, partner: str) -> Problem:
+    what = f"theta1 ties it to {shown(ours)}, but theta0's is not equal to {shown(partner)}"
+    return Problem(theirs, "tied on one side", what)

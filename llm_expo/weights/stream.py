@@ -20,9 +20,9 @@ from llm_expo.weights.extrapolation import Copy, Move, OutputFile, Step
 from llm_expo.weights.kernel import Rounding, step
 from llm_expo.weights.tally import Tally
 
-# Elements (of copies, bytes) that one thread works on before it takes the next ones: enough that handing out costs
-# nothing, and few enough that the last ones are not waited for.
-SPAN = 1 << 22
+# Elements (of copies, bytes) of a batch, which one thread works on before it takes the next: enough that handing out
+# costs nothing, and few enough that the last ones are not waited for.
+BATCH = 1 << 22
 # How many batches before it is worked on a batch is asked of the disk.
 _AHEAD = 4
 _READ = 1 << 20  # bytes
@@ -110,7 +110,7 @@ def write_exactly(fd: int, view: memoryview, offset: int) -> None:
 def _batches(file: OutputFile) -> Iterator[list[Span]]:
     """The file's bytes behind the header, in pieces: a piece of a large step, or many small steps."""
     batch: list[Span] = []
-    room = SPAN
+    room = BATCH
     for each in file.steps:
         total = each.target.nbytes if isinstance(each, Copy) else each.target.elements
         at = 0
@@ -120,7 +120,7 @@ def _batches(file: OutputFile) -> Iterator[list[Span]]:
             at, room = at + count, room - count
             if not room:
                 yield batch
-                batch, room = [], SPAN
+                batch, room = [], BATCH
     if batch:
         yield batch
 
@@ -185,14 +185,14 @@ class _Worker:
         # A tensor in pieces (new rows) is rounded by its position in the piece; the pieces do not overlap.
         key = self._rounding.key(target.name)
         tally = Tally()
-        first, second, third = self._buffers()
+        initial_buffer, aligned_buffer, out_buffer = self._buffers()
         for at in range(span.at, span.at + span.count, CHUNK):
             count = min(CHUNK, span.at + span.count - at)
-            aligned, aligned_dtype = self._reader.elements(each.aligned, at, count, second)
+            aligned, aligned_dtype = self._reader.elements(each.aligned, at, count, aligned_buffer)
             initial, initial_dtype = aligned, aligned_dtype
             if each.action == "move":
-                initial, initial_dtype = self._reader.elements(each.initial, at, count, first)
-            out = third.bytes[: count * size]
+                initial, initial_dtype = self._reader.elements(each.initial, at, count, initial_buffer)
+            out = out_buffer.bytes[: count * size]
             part, bad = step(
                 initial,
                 initial_dtype,

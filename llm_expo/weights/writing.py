@@ -16,7 +16,6 @@ from llm_expo.checkpoints.layout import INDEX_NAME
 from llm_expo.checkpoints.origins import place
 from llm_expo.checkpoints.reader import Reader
 from llm_expo.checkpoints.sidefiles import PROVENANCE_NAME, beside, side_file
-from llm_expo.errors import ExpoError
 from llm_expo.weights.adapters import plan_as_given
 from llm_expo.weights.direction import Sides
 from llm_expo.weights.extrapolation import Copy, Extrapolation, OutputFile, Step
@@ -90,7 +89,7 @@ def write(
     Memory does not grow with the model. `out` appears whole or not at all; a run that was killed is gone on with, file
     by file, by the next one of the same plan. Raises OutputError (exists, inside an input, in use by another run, no
     space, forbidden), CheckpointError (an input that cannot be read, has changed meanwhile, or holds NaN or infinity
-    where it is moved) or ExpoError (overflow; theta0 and theta1 that do not differ).
+    where it is moved), ExpoError (overflow) or MismatchError (theta0 and theta1 that do not differ).
     """
     started = time.monotonic()
     out = Path(out)
@@ -104,14 +103,12 @@ def write(
         from llm_expo.weights.on_ray import cluster
 
         machine = cluster(workers, _MOST_WORKERS)
-    work = _digest(extrapolation, let_through)
-    with machine as threads, partial_folder(out, extrapolation.nbytes, work) as partial:
+    planned = _digest(extrapolation, let_through)
+    with machine as threads, partial_folder(out, extrapolation.nbytes, planned) as partial:
         tally, resumed = _write_weights(extrapolation, partial, report, threads, let_through, on)
+        # For an adapter the plan has asked: that nothing moves is as it should be there, the settings do.
         if extrapolation.moved and not tally.differing and not extrapolation.made:
-            raise ExpoError(
-                f"theta0 {direction.initial.path} and theta1 {direction.aligned.path} hold the same numbers in every "
-                "tensor that would be moved: there is no direction to go"
-            )
+            raise direction.nowhere()
         provenance = f"{json.dumps(_provenance(extrapolation, tally, warnings), indent=2)}\n".encode()
         for name, raw in {PROVENANCE_NAME: provenance, **extrapolation.made}.items():
             with created(partial.folder / name) as fd:
@@ -151,7 +148,7 @@ def _write_weights(
     """The tally of all weights, and how many files had been finished before."""
     found: dict[str, Streamed] = {}
     for file in extrapolation.files:
-        done = _finished(file, partial)
+        done = _written_before(file, partial)
         if done is not None:
             found[file.name] = done
             report(file.size)
@@ -200,7 +197,7 @@ def _write_here(
             finished(file, done)
 
 
-def _finished(file: OutputFile, partial: Partial) -> Streamed | None:
+def _written_before(file: OutputFile, partial: Partial) -> Streamed | None:
     """What a killed run recorded of a file, if its bytes are still those; a file that they are not is removed."""
     record = partial.finished.get(file.name)
     if record is None:
@@ -251,8 +248,8 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
         **extrapolation.selection,
         "dtype": extrapolation.dtype,
         "rounding": asdict(extrapolation.rounding) if extrapolation.rounding.mode == "stochastic" else "nearest",
-        "initial": _origin(extrapolation.direction.initial),
-        "aligned": _origin(extrapolation.direction.aligned),
+        "initial": _described_input(extrapolation.direction.initial),
+        "aligned": _described_input(extrapolation.direction.aligned),
         "tensors": {"moved": extrapolation.moved, "copied": extrapolation.copied},
         "statistics": {
             "weights_moved": tally.elements,
@@ -264,7 +261,7 @@ def _provenance(extrapolation: Extrapolation, tally: Tally, warnings: tuple[str,
     }
 
 
-def _origin(checkpoint: Checkpoint) -> dict[str, object]:
+def _described_input(checkpoint: Checkpoint) -> dict[str, object]:
     return {
         **place(checkpoint.located),
         **({} if checkpoint.adapter is None else {"adapter": place(checkpoint.adapter.located)}),

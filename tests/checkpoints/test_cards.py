@@ -24,6 +24,10 @@ def card(base: str) -> str:
     return f"---\nlicense: mit\nbase_model: {base}\n---\n# A model\n"
 
 
+def bases_of(folder: Path) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(base for _, base in base_models(folder)))
+
+
 @pytest.mark.parametrize(
     ("text", "bases"),
     [
@@ -45,18 +49,18 @@ def card(base: str) -> str:
     ],
 )
 def test_the_card(tmp_path: Path, text: str | None, bases: tuple[str, ...]) -> None:
-    assert base_models(model(tmp_path / "m", text)) == bases
+    assert bases_of(model(tmp_path / "m", text)) == bases
 
 
 def test_the_records(tmp_path: Path) -> None:
     made = {"initial": {"path": "/models/sft", "repo": "org/sft"}, "aligned": {"path": "/models/dpo"}}
     folder = model(tmp_path / "m", card("org/sft"), llm_expo=made, config={"_name_or_path": "org/start"})
-    assert base_models(folder) == ("org/sft", "/models/sft", "/models/dpo", "org/start")
+    assert bases_of(folder) == ("org/sft", "/models/sft", "/models/dpo", "org/start")
 
 
 @pytest.mark.parametrize("record", [[], {"initial": 3, "aligned": {"path": 3}}, {"initial": {"path": ""}}])
 def test_records_that_say_nothing(tmp_path: Path, record: object) -> None:
-    assert base_models(model(tmp_path / "m", llm_expo=record, config={"_name_or_path": ""})) == ()
+    assert bases_of(model(tmp_path / "m", llm_expo=record, config={"_name_or_path": ""})) == ()
 
 
 def test_what_is_no_file_says_nothing(tmp_path: Path) -> None:
@@ -65,12 +69,12 @@ def test_what_is_no_file_says_nothing(tmp_path: Path) -> None:
     os.mkfifo(folder / "README.md")
     (folder / "config.json").write_text("{")
     (folder / "llm_expo.json").symlink_to("llm_expo.json")
-    assert base_models(folder) == ()
-    assert base_models(tmp_path / "gone") == ()
+    assert bases_of(folder) == ()
+    assert bases_of(tmp_path / "gone") == ()
 
 
 def test_an_adapters_base_is_not_what_is_meant(tmp_path: Path) -> None:
-    assert base_models(model(tmp_path / "m", adapter_config={"base_model_name_or_path": "org/sft"})) == ()
+    assert bases_of(model(tmp_path / "m", adapter_config={"base_model_name_or_path": "org/sft"})) == ()
 
 
 def test_swapped_by_hub_id(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_expo.checkpoints.sidefiles import FileDifference, beside, differences, side_files
+from llm_expo.checkpoints.sidefiles import FileDifference, beside, file_differences, side_files
 from llm_expo.errors import CheckpointError
 
 TAKEN = [
@@ -82,7 +82,7 @@ def test_differences(tmp_path: Path) -> None:
     (one / "generation_config.json").write_text(json.dumps(same))
     (two / "generation_config.json").write_text(json.dumps({**same, "_name_or_path": "b"}))
     (two / "tokenizer.json").write_text("[]")
-    found = differences(beside([one]), beside([two]))
+    found = file_differences(beside([one]), beside([two]))
     assert found == (
         FileDifference("config.json", "differs", ("eos_token_id", "gone")),
         FileDifference("new.txt", "only in theta1"),
@@ -90,10 +90,10 @@ def test_differences(tmp_path: Path) -> None:
         FileDifference("tokenizer.json", "differs"),
     )
     assert str(found[0]) == "config.json: differs (eos_token_id, gone)"
-    assert differences(beside([one]), beside([one])) == ()
+    assert file_differences(beside([one]), beside([one])) == ()
 
 
 def test_settings_as_python_writes_them_can_be_compared(tmp_path: Path) -> None:
     one = fill(tmp_path / "1", ["config.json"], '{"a": Infinity}')
     two = fill(tmp_path / "2", ["config.json"], '{"a": 1}')
-    assert differences(beside([one]), beside([two])) == (FileDifference("config.json", "differs", ("a",)),)
+    assert file_differences(beside([one]), beside([two])) == (FileDifference("config.json", "differs", ("a",)),)

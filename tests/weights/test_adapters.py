@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.adapted import adapted
@@ -327,6 +327,41 @@ def test_two_adapters_without_a_difference(write_adapter: Callable[..., Path], t
         plan_adapter(one, aligned, 0)
     # the same factors, and twice the scale
     plan_adapter(one, Adapter.open(write_adapter("scaled", FACTORS, lora_alpha=8)), 1.0)
+
+
+@pytest.mark.parametrize("case", ["plain", "modules_to_save", "biases", "embedding", "conv1d", "bfloat16 base"])
+def test_an_adapter_before_training(case: str, causal_model: Callable[..., Path], tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model, settings = CASES[case]
+    base = causal_model("base", **model)
+    folders = tmp_path / "theta0", tmp_path / "theta1"
+    for folder in folders:  # alike but for the factors that begin with chance
+        adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+        adapter.save_pretrained(folder, save_embedding_layers=False)
+    under, (other, theta1) = Checkpoint.open(base), map(Adapter.open, folders)
+    with pytest.raises(MismatchError, match="theta1 adds nothing to theta0 .*base, as before training: there is no di"):
+        plan_adapter(under, theta1, 0.5)
+    if not theta1.saved:
+        with pytest.raises(MismatchError, match="hold the same numbers: there is no direction to go"):
+            plan_adapter(other, theta1, 0.5)
+    for alpha in (0, -1):
+        plan_adapter(under, theta1, alpha)
+    merged = Direction(under, adapted(under, theta1))
+    with pytest.raises(MismatchError, match="theta0 .*base and theta1 .*theta1 hold the same numbers in every tensor"):
+        write(plan(merged, 0.5), tmp_path / "whole")
+    with pytest.raises(MismatchError, match="theta0 .*base and theta1 .*theta1 hold the same numbers in every tensor"):
+        merged.refuse_equal()
+
+    factors = load_file(folders[1] / "adapter_model.safetensors")
+    for name in sorted(factors):  # one number is enough, whichever tensor holds it, unless the other factor is zero
+        if ("lora_A" in name, "embedding" in name) not in ((True, False), (False, True)):
+            trained = {key: tensor.clone() for key, tensor in factors.items()}
+            trained[name].view(-1)[-1] += 1
+            save_file(trained, folders[1] / "adapter_model.safetensors", metadata={"format": "pt"})
+            plan_adapter(under, Adapter.open(folders[1]), 0.5)
+            Direction(under, adapted(under, Adapter.open(folders[1]))).refuse_equal()
 
 
 def test_an_adapter_on_another_base_than_theta0(

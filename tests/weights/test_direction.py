@@ -60,3 +60,15 @@ def test_long_lists_end_in_a_count(save, tmp_path: Path) -> None:
         MismatchError, match=r"do not match in 40 of 20 tensors: .*; and 28 more\. theta0 must be the very"
     ):
         direction.paired()
+
+
+def test_equal_numbers_are_no_direction_whatever_their_types(save, tmp_path: Path) -> None:
+    same = torch.arange(600_000).remainder(256)  # which every type holds, in more than one chunk
+    initial, aligned = {"a": same.float(), "b": torch.ones(2)}, {"a": same.bfloat16(), "b": torch.ones(2).double()}
+    direction = open_pair(save, tmp_path, initial, aligned)
+    with pytest.raises(MismatchError, match="theta0 .*/theta0 and theta1 .*/theta1 hold the same numbers in every"):
+        direction.refuse_equal()
+    for number, (name, value) in enumerate([("a", 1.0), ("b", 2.0), ("b", float("nan"))]):
+        other = {key: tensor.clone() for key, tensor in aligned.items()}
+        other[name][-1] = value
+        Direction.open(tmp_path / "theta0", save(tmp_path / f"other{number}", other)).refuse_equal()

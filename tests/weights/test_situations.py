@@ -811,7 +811,7 @@ def test_another_dtype(save: Save, tmp_path: Path, name: str) -> None:
 
 
 def test_stochastic_rounding(save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SPAN", 1000)
+    monkeypatch.setattr(stream, "BATCH", 1000)
     generator = torch.Generator().manual_seed(0)
     before = {name: torch.randn(60, 70, generator=generator).bfloat16() for name in "abcd"}
     after = {name: (tensor.float() * (1 + 2**-8)).bfloat16() for name, tensor in before.items()}
