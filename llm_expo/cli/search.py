@@ -152,7 +152,6 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
     strategy = _strategy(arguments)
     direction = Direction.open(arguments.theta0, arguments.theta1, **reading(arguments))
-    direction.refuse_equal()
     with ExitStack() as held:
         engine = engine_of(arguments, direction, sampling_of(arguments), held)
         scorers = scorers_of(arguments, held)

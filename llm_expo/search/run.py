@@ -83,6 +83,7 @@ def search(
         raise StudyError(f"the share of prompts to confirm on is {confirm_share:g}; it has to lie between 0 and 1")
     if batch_size < 1:
         raise StudyError(f"the batch size is {batch_size}; it has to be at least 1")
+    direction.refuse_equal()
     scorers = [*scorers] if isinstance(scorers, Sequence) else [scorers]
     scorer, strategy, out = scorers[0], strategy or Race(), Path(out)
     if min_gain is None and isinstance(scorer, Comparer):
