@@ -28,6 +28,7 @@ class Chat:
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # for the requests to come
     cuts: int = 0  # as many connections are closed without an answer
     hang_after: int = 1_000_000  # answers; then silence
+    hangs: int = 0  # as many requests are taken and not answered
     hanging: threading.Event = field(default_factory=threading.Event)  # set when it comes to that
     requests: list[dict[str, Any]] = field(default_factory=list)  # those that were answered
     tries: int = 0
@@ -65,6 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if not self.server.chat.hang_after:
+            return self.hang()
         if self.refused_key():
             return None
         if self.path == "/v1/models":
@@ -77,8 +80,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             chat.tries += 1
             failure = chat.failures.pop(0) if chat.failures else None
-            cut = chat.cuts > 0
+            cut, hang = chat.cuts > 0, chat.hangs > 0
             chat.cuts -= cut
+            chat.hangs -= hang
         if cut:
             self.close_connection = True
             return None
@@ -98,14 +102,11 @@ class Handler(BaseHTTPRequestHandler):
         if len(text) > chat.too_long:
             return self.error(400, "This model's maximum context length is exceeded.")
         with self.server.lock:
-            hang = len(chat.requests) >= chat.hang_after
+            hang = hang or len(chat.requests) >= chat.hang_after
             if not hang:
                 chat.requests.append(request)
         if hang:
-            chat.hanging.set()
-            self.server.closing.wait()
-            self.close_connection = True
-            return None
+            return self.hang()
         answered = chat.answer(text)
         choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": answered}}
         if chat.likeliest is not None and request.get("logprobs"):
@@ -113,6 +114,11 @@ class Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"content": [{"token": answered, "top_logprobs": alternatives}]}
         usage = {"prompt_tokens": len(text.split()), "completion_tokens": 1} if chat.usage else None
         return self.json(200, {"object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def hang(self) -> None:
+        self.server.chat.hanging.set()
+        self.server.closing.wait()
+        self.close_connection = True
 
     def refused_key(self) -> bool:
         refused = self.server.chat.key not in (None, self.headers["Authorization"].removeprefix("Bearer "))
