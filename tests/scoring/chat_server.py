@@ -9,8 +9,9 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import LoopbackHandler, LoopbackServer
 
 
 @dataclass
@@ -38,32 +39,19 @@ class Chat:
         return [each["messages"][-1]["content"] for each in self.requests]
 
 
-class ChatServer(ThreadingHTTPServer):
-    daemon_threads = True
-
+class ChatServer(LoopbackServer):
     def __init__(self, chat: Chat) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.chat = chat
         self.lock = threading.Lock()
-        self.closing = threading.Event()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
+        return f"{super().url}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(LoopbackHandler):
     server: ChatServer
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         if not self.server.chat.hang_after:
@@ -117,8 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def hang(self) -> None:
         self.server.chat.hanging.set()
-        self.server.closing.wait()
-        self.close_connection = True
+        super().hang()
 
     def refused_key(self) -> bool:
         refused = self.server.chat.key not in (None, self.headers["Authorization"].removeprefix("Bearer "))
@@ -128,13 +115,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         self.json(status, {"error": {"message": message}}, headers)
-
-    def json(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
-        self.reply(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
