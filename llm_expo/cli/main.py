@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,19 +27,26 @@ VERBS: dict[ModuleType, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. Returns the exit status: 0, 1 for an error that is told in one line, 130 when interrupted.
 
+    141, silently, where whoever read the output has read enough (`| head`), as if SIGPIPE had ended it.
     `search --require-ship` returns 3 on any verdict but SHIP; argparse itself exits with 2 on wrong usage.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± or ─ shows a question mark
-    arguments = parsed(argv)
-    logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting()])
-    logging.getLogger("llm_expo").setLevel(logging.INFO)
-    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        return run(arguments) or 0
+        try:
+            arguments = parsed(argv)
+            logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting()])
+            logging.getLogger("llm_expo").setLevel(logging.INFO)
+            run: Callable[[argparse.Namespace], int | None] = arguments.run
+            return run(arguments) or 0
+        finally:
+            sys.stdout.flush()  # what fails here is told; as Python ends, it would be too late
     except ExpoError as error:
         return _failed(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+        return 141
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
