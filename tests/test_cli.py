@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_expo.cli.main import main, make_parser
+from llm_expo.cli.main import main, make_parser, parsed
 from llm_expo.search import PRESETS
 from llm_expo.testing import tiny_pair
 
@@ -70,6 +70,13 @@ def test_apply_writes_a_model_that_loads(place, capsys):
     assert AutoTokenizer.from_pretrained("moved").chat_template
     assert main("apply theta0 theta1 --alpha -0.5 --out back --json".split()) == 0
     assert json.loads(capsys.readouterr().out)["moved"] == 21
+
+
+@pytest.mark.parametrize("number", ["-1e-3", "-.5", "-1", "-0.5e+1"])
+def test_negative_numbers_are_no_options(number):
+    assert parsed(["apply", "theta0", "theta1", "--alpha", number, "--dry-run"]).alpha == float(number)
+    options = search("--min-gain", number, alphas=f"--strategy grid --alphas {number},0.5")
+    assert (parsed(options).alphas, parsed(options).min_gain) == ((float(number), 0.5), float(number))
 
 
 def test_apply_dry_run_writes_nothing(place, capsys):

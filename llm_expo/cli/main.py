@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 
 import llm_expo
 from llm_expo.cli import apply, compare, demo, evaluate, pairs, search, train
+from llm_expo.cli.options import numbers
 from llm_expo.errors import ExpoError
 
 VERBS: dict[ModuleType, str] = {
@@ -72,7 +74,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, those refused that another one makes meaningless. Exits with 2 on wrong usage."""
     parser = make_parser()
     # argparse takes all checkpoints where the first one stands; those behind an option are left over.
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = parser.parse_known_args(list(map(_told_from_option, sys.argv[1:] if argv is None else argv)))
     if rest and ("checkpoints" not in arguments or any(each.startswith("-") for each in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "checkpoints" in arguments:
@@ -80,6 +82,15 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.check is not None:
         arguments.check(arguments)
     return arguments
+
+
+def _told_from_option(argument: str) -> str:
+    """A negative number behind a space, which no number minds: argparse takes -1e-3 and -0.5,0.5 for options."""
+    if argument.startswith("-"):
+        with suppress(argparse.ArgumentTypeError):
+            numbers(argument)
+            return f" {argument}"
+    return argument
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -82,8 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--alphas",
         type=numbers,
         metavar="A,B,...",
-        help="which a race chooses from (default: from -0.5 to 30) or a grid tries (default: 0.1,0.2,0.3,0.4,0.5); "
-        "write --alphas=-0.5,0.5 if the first is negative",
+        help="which a race chooses from (default: from -0.5 to 30) or a grid tries (default: 0.1,0.2,0.3,0.4,0.5)",
     )
     parser.add_argument(
         "--intervals",
