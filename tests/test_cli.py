@@ -109,7 +109,7 @@ def test_compare_tells_figures_by_kind_and_layer_and_judges(place, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("The two are identical: all ")
 
 
-@pytest.mark.parametrize("verb", ["compare theta0 theta1", "compare theta0 theta1 --json", "pairs", "--help"])
+@pytest.mark.parametrize("verb", ["compare theta0 theta1", "pairs --json", "apply theta0 theta1 --alpha 1 --dry-run"])
 def test_whoever_read_enough_hears_no_more(place, verb):
     command = [sys.executable, "-m", "llm_expo.cli", *verb.split()]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
