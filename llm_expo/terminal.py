@@ -28,6 +28,11 @@ if TYPE_CHECKING:  # loaded by those who search: `apply` starts in less time wit
     from llm_expo.search.outcome import Row
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # as print does; rich's own way is to exit with status 1
+
+
 def note(text: str) -> None:
     """One line on standard error."""
     print(_printable(text), file=sys.stderr, flush=True)
@@ -369,7 +374,7 @@ def show_outcome(outcome: "Outcome", page: str) -> None:
 
 def _console(width: int = 110) -> Console:
     """`width` where nobody watches."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 def _table(title: str, rows: "tuple[Row, ...]") -> Table:

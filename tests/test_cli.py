@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_expo.cli.main import main, make_parser
+from llm_expo.cli.main import main, make_parser, parsed
 from llm_expo.search import PRESETS
 from llm_expo.testing import tiny_pair
 
@@ -72,6 +72,13 @@ def test_apply_writes_a_model_that_loads(place, capsys):
     assert json.loads(capsys.readouterr().out)["moved"] == 21
 
 
+@pytest.mark.parametrize("number", ["-1e-3", "-.5", "-1", "-0.5e+1"])
+def test_negative_numbers_are_no_options(number):
+    assert parsed(["apply", "theta0", "theta1", "--alpha", number, "--dry-run"]).alpha == float(number)
+    options = search("--min-gain", number, alphas=f"--strategy grid --alphas {number},0.5")
+    assert (parsed(options).alphas, parsed(options).min_gain) == ((float(number), 0.5), float(number))
+
+
 def test_apply_dry_run_writes_nothing(place, capsys):
     before = sorted(place.iterdir())
     assert main("apply theta0 theta1 --alpha 0.5 --out moved --dry-run".split()) == 0
@@ -100,6 +107,16 @@ def test_compare_tells_figures_by_kind_and_layer_and_judges(place, capsys):
     assert figures["judgement"]["sentence"] in out
     assert main("compare theta0 theta0".split()) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("The two are identical: all ")
+
+
+@pytest.mark.parametrize("verb", ["compare theta0 theta1", "pairs --json", "apply theta0 theta1 --alpha 1 --dry-run"])
+def test_whoever_read_enough_hears_no_more(place, verb):
+    command = [sys.executable, "-m", "llm_expo.cli", *verb.split()]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    assert run.stderr.read() == ""
+    assert run.wait() == 141
+    run.stderr.close()
 
 
 def test_compare_of_three_prints_the_papers_rows(place, capsys):

@@ -88,16 +88,23 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge", metavar="MODEL@URL", help="an OpenAI-compatible endpoint (docs/scoring.md); without URL, OpenAI's"
     )
-    add_judge_prices(parser)
+    add_judge_terms(parser)
 
 
-def add_judge_prices(parser: argparse.ArgumentParser) -> None:
-    """What a judge costs."""
+def add_judge_terms(parser: argparse.ArgumentParser) -> None:
+    """What a judge costs, and how long it may take."""
     parser.add_argument(
         "--judge-prices",
         type=_prices,
         metavar="IN,OUT",
         help="of a million tokens that a judge reads, and writes: its bill is then told",
+    )
+    parser.add_argument(
+        "--judge-timeout",
+        type=positive,
+        metavar="SECONDS",
+        help="to wait for one answer of a judge; a question that gets none is asked once more, then the run ends; "
+        "default: 120, for MT-Bench 600",
     )
 
 
@@ -193,16 +200,17 @@ def whole_of(arguments: argparse.Namespace, direction: "Direction") -> "Whole":
     )
 
 
-def judge_of(arguments: argparse.Namespace, timeout: float = 120.0) -> "Endpoint | None":
+def judge_of(arguments: argparse.Namespace, timeout: float | None = None) -> "Endpoint | None":
     """The judge that `--judge` names, if any; its answers are kept in OUT/answers.sqlite.
 
-    timeout: seconds to wait for one of them.
+    timeout: seconds to wait for one of them, unless the options say.
     """
     if arguments.judge is None:
         return None
     from llm_expo.scoring.spec import endpoint_from
 
-    return endpoint_from(arguments.judge, arguments.out / "answers.sqlite", arguments.judge_prices, timeout)
+    answers = arguments.out / "answers.sqlite"
+    return endpoint_from(arguments.judge, answers, arguments.judge_prices, arguments.judge_timeout or timeout)
 
 
 def tell_bill(judge: "Endpoint", asker: str) -> None:
@@ -233,7 +241,13 @@ def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer |
         replicas = arguments.replicas or _REPLICAS
         return held.enter_context(ray_scorer_from(spec, replicas=replicas, address=arguments.ray_address, **usual))
 
-    return scorers_from(arguments.scorer, make, answers=arguments.out / "answers.sqlite", prices=arguments.judge_prices)
+    return scorers_from(
+        arguments.scorer,
+        make,
+        answers=arguments.out / "answers.sqlite",
+        prices=arguments.judge_prices,
+        timeout=arguments.judge_timeout,
+    )
 
 
 def device_of(name: str | None) -> str:

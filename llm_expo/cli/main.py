@@ -3,13 +3,16 @@
 import argparse
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 
 import llm_expo
 from llm_expo.cli import apply, compare, demo, evaluate, pairs, search, train
+from llm_expo.cli.options import numbers
 from llm_expo.errors import ExpoError
 
 VERBS: dict[ModuleType, str] = {
@@ -26,19 +29,26 @@ VERBS: dict[ModuleType, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. Returns the exit status: 0, 1 for an error that is told in one line, 130 when interrupted.
 
+    141, silently, where whoever read the output has read enough (`| head`), as if SIGPIPE had ended it.
     `search --require-ship` returns 3 on any verdict but SHIP; argparse itself exits with 2 on wrong usage.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± or ─ shows a question mark
-    arguments = parsed(argv)
-    logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting()])
-    logging.getLogger("llm_expo").setLevel(logging.INFO)
-    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        return run(arguments) or 0
+        try:
+            arguments = parsed(argv)
+            logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting()])
+            logging.getLogger("llm_expo").setLevel(logging.INFO)
+            run: Callable[[argparse.Namespace], int | None] = arguments.run
+            return run(arguments) or 0
+        finally:
+            sys.stdout.flush()  # what fails here is told; as Python ends, it would be too late
     except ExpoError as error:
         return _failed(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+        return 141
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
@@ -64,7 +74,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, those refused that another one makes meaningless. Exits with 2 on wrong usage."""
     parser = make_parser()
     # argparse takes all checkpoints where the first one stands; those behind an option are left over.
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = parser.parse_known_args(list(map(_told_from_option, sys.argv[1:] if argv is None else argv)))
     if rest and ("checkpoints" not in arguments or any(each.startswith("-") for each in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "checkpoints" in arguments:
@@ -72,6 +82,15 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.check is not None:
         arguments.check(arguments)
     return arguments
+
+
+def _told_from_option(argument: str) -> str:
+    """A negative number behind a space, which no number minds: argparse takes -1e-3 and -0.5,0.5 for options."""
+    if argument.startswith("-"):
+        with suppress(argparse.ArgumentTypeError):
+            numbers(argument)
+            return f" {argument}"
+    return argument
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_expo.cli.engines import (
     add_engine_options,
-    add_judge_prices,
+    add_judge_terms,
     add_sampling_options,
     check_engine,
     engine_of,
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "(conversations to floats), judge:MODEL@URL or file:SCORES.jsonl (docs/scoring.md); give it twice: the "
         "first one chooses, and cannot see it if it is being gamed, the second one checks",
     )
-    add_judge_prices(parser)
+    add_judge_terms(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="STUDY", help="study folder; an unfinished one goes on"
     )
@@ -89,8 +89,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--alphas",
         type=numbers,
         metavar="A,B,...",
-        help="which a race chooses from (default: from -0.5 to 30) or a grid tries (default: 0.1,0.2,0.3,0.4,0.5); "
-        "write --alphas=-0.5,0.5 if the first is negative",
+        help="which a race chooses from (default: from -0.5 to 30) or a grid tries (default: 0.1,0.2,0.3,0.4,0.5)",
     )
     parser.add_argument(
         "--intervals",

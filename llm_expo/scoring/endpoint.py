@@ -1,16 +1,18 @@
 """A model behind an endpoint that speaks OpenAI's protocol: questions to answers, several under way at once.
 
 Retries, backoff and waiting for a rate limit are the `openai` client's. Ours is what it lacks: to find out what the
-endpoint offers, to keep every answer, and to say in one line what is wrong. Knows nothing of what is asked.
+endpoint offers, to keep every answer, not to wait eight times for one that is stuck, and to say in one line what is
+wrong. Knows nothing of what is asked.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import httpx2
@@ -19,8 +21,13 @@ import openai
 from llm_expo.errors import ScorerError
 from llm_expo.scoring.answers import Answer, Answers, Question, Token
 
+logger = logging.getLogger(__name__)
+
 _THINKING = 4096
 """Tokens for an answer and the thought before it, for models that do not take `max_tokens`."""
+
+_LISTS_WITHIN = 30.0
+"""Seconds for the list of its models, which takes an endpoint none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +61,9 @@ class Endpoint:
         url: such as http://127.0.0.1:8000/v1; None takes OPENAI_BASE_URL, or OpenAI's own.
         key: None takes OPENAI_API_KEY; a server of one's own may do without.
         at_once: questions under way at the same time.
-        timeout: seconds to wait for one answer.
-        retries: further tries after a rate limit (429), a fault of the server (5xx), a timeout or a lost connection.
-            The client waits as long as the server says, up to two minutes, else 0.5 to 8 seconds.
+        timeout: seconds to wait for one answer; None: 120. A question without one is asked once more.
+        retries: further tries after a rate limit (429), a fault of the server (5xx) or a lost connection. The client
+            waits as long as the server says, up to two minutes, else 0.5 to 8 seconds.
         prices: of a million tokens in and a million tokens out.
 
     Raises:
@@ -71,15 +78,16 @@ class Endpoint:
         url: str | None = None,
         key: str | None = None,
         at_once: int = 8,
-        timeout: float = 120.0,
+        timeout: float | None = None,
         retries: int = 8,
         prices: tuple[float, float] | None = None,
     ) -> None:
         self.model = model
         self._answers = answers
         self._at_once = at_once
-        self._timeout = timeout
+        self._timeout = timeout = timeout or 120.0
         self._prices = prices
+        self._silence = Lock()  # taken, and never given back, by the first question that is left without an answer
         self._taken: dict[int, int] = {}  # alternatives wanted -> the form in which the endpoint answered such
         url = url or os.environ.get("OPENAI_BASE_URL")
         key = (key or os.environ.get("OPENAI_API_KEY", "")).strip()
@@ -93,6 +101,7 @@ class Endpoint:
                 api_key=key or "none",
                 timeout=httpx2.Timeout(timeout, connect=min(timeout, 10.0)),
                 max_retries=retries,
+                http_client=_Client(),
             )
         except (ValueError, httpx2.InvalidURL) as error:
             raise ScorerError(f"{model}: {url!r} is no address: {error}") from None
@@ -109,7 +118,7 @@ class Endpoint:
         if self.kept(asker):
             return
         try:
-            self._client.with_options(max_retries=0).models.list()
+            self._client.with_options(max_retries=0, timeout=min(self._timeout, _LISTS_WITHIN)).models.list()
         except (openai.AuthenticationError, openai.APIConnectionError) as error:
             raise self._failure(error) from None
         except (openai.OpenAIError, ValueError):
@@ -134,12 +143,16 @@ class Endpoint:
             known: dict[str, Answer | Refusal] = {**kept.find(questions)}
             missing = {each.key: each for each in questions if each.key not in known}
             wanted = len(known) + len(missing)
-            for key, answer in self._each(missing):
-                known[key] = answer
-                if progress is not None:
-                    progress(len(known), wanted)
-                if isinstance(answer, Answer):
-                    kept.add(missing[key], answer)
+            try:
+                for key, answer in self._each(missing):
+                    known[key] = answer
+                    if progress is not None:
+                        progress(len(known), wanted)
+                    if isinstance(answer, Answer):
+                        kept.add(missing[key], answer)
+            except ScorerError as error:
+                so_far = f"Answers kept so far: {len(kept.all())}; the same command goes on"
+                raise ScorerError(f"{error}. {so_far}") from None
             refusal = next((each for each in known.values() if isinstance(each, Refusal)), None)
             if refusal is not None and not kept.all():
                 raise ScorerError(f"{self._where}: refuses all that it is asked: {refusal.words}")
@@ -222,7 +235,7 @@ class Endpoint:
         for place, form in enumerate(forms) if taken is None else [(taken, forms[taken])]:
             body = {"model": self.model, "messages": [_message(*each) for each in question.messages], **form}
             try:
-                response = self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+                response = self._send(body)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 words = _words(error)
                 continue
@@ -239,6 +252,19 @@ class Endpoint:
             return answer
         return Refusal(words)
 
+    def _send(self, body: Mapping[str, Any]) -> httpx2.Response:
+        """The response; a question that was left without an answer is sent once more, and the first one is told."""
+        try:
+            return self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+        except _Silence:
+            if self._silence.acquire(blocking=False):
+                logger.warning(
+                    "%s: no answer within %g s; asking once more, a question that gets none then ends the run",
+                    self._where,
+                    self._timeout,
+                )
+        return self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+
     def _failure(self, error: Exception) -> ScorerError:
         """What went wrong and what to do about it, in one line."""
         words = _words(error)
@@ -250,15 +276,41 @@ class Endpoint:
                 told = f"does not know the model or the address: {words}; an address usually ends in /v1"
             case openai.RateLimitError():
                 told = f"refuses for its rate limit, {tries}: {words}; run it again later"
-            case openai.APITimeoutError():
-                told = f"did not answer within {self._timeout:g} s, {tries}; is it overloaded?"
+            case _Silence() if error.request.method == "GET":
+                told = f"does not even list its models within {error.seconds:g} s; is it stuck?"
+            case _Silence():
+                told = (
+                    f"did not answer a question within {error.seconds:g} s, asked twice; see whether it is stuck, or, "
+                    f"where it is slow, wait longer with --judge-timeout"
+                )
             case openai.APIConnectionError():
                 told = f"cannot be reached, {tries}: {error.__cause__ or words}"
             case openai.APIStatusError():
                 told = f"failed with status {error.status_code}, {tries}: {words}"
             case _:
                 told = f"failed: {words}"
-        return ScorerError(f"{self._where}: {told}. What it answered so far is kept")
+        return ScorerError(f"{self._where}: {told}")
+
+
+class _Silence(openai.APITimeoutError):
+    """A request that was taken, and not answered in time."""
+
+    @property
+    def seconds(self) -> float:
+        return float(self.request.extensions["timeout"]["read"])
+
+
+class _Client(openai.DefaultHttpxClient):
+    """Raises as the `openai` client's own error, which it does not try again, what takes the whole of a timeout."""
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            return super().send(request, **options)
+        except httpx2.ReadTimeout as error:
+            raise _Silence(request) from error
+
+    def __del__(self) -> None:
+        self.close()  # as does the client that it replaces
 
 
 def _forms(question: Question) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ def scorers_from(
     *,
     answers: Path,
     prices: tuple[float, float] | None = None,
+    timeout: float | None = None,
 ) -> list[Scorer | Comparer]:
     """The scorers of a study: the first one chooses, the others check it.
 
@@ -32,11 +33,12 @@ def scorers_from(
         make: from a spec to its scorer, as `scorer_from` does.
         answers: the file in which judges' answers are kept; it belongs into the study's folder.
         prices: of a million tokens that a judge reads, and of a million that it writes.
+        timeout: seconds to wait for one answer of a judge.
 
     Raises:
         ScorerError: a spec is none, stands twice, or cannot be had (a judge is asked whether it is there).
     """
-    scorers = [_judge(spec, answers, prices) if spec.startswith("judge:") else make(spec) for spec in specs]
+    scorers = [_judge(spec, answers, prices, timeout) if spec.startswith("judge:") else make(spec) for spec in specs]
     name, times = Counter(scorer.name for scorer in scorers).most_common(1)[0]
     if times > 1:
         raise ScorerError(f"{name} is given {times} times; a second scorer has to be another one")
@@ -62,7 +64,7 @@ def scorer_from(spec: str, *, device: str | None = None, trust_remote_code: bool
 
 
 def endpoint_from(
-    spec: str, answers: Path, prices: tuple[float, float] | None = None, timeout: float = 120.0
+    spec: str, answers: Path, prices: tuple[float, float] | None = None, timeout: float | None = None
 ) -> "Endpoint":
     """The endpoint MODEL or MODEL@URL.
 
@@ -78,8 +80,8 @@ def endpoint_from(
     return Endpoint(model, answers, url=url, prices=prices, timeout=timeout)
 
 
-def _judge(spec: str, answers: Path, prices: tuple[float, float] | None) -> Comparer:
-    endpoint = endpoint_from(spec.removeprefix("judge:"), answers, prices)
+def _judge(spec: str, answers: Path, prices: tuple[float, float] | None, timeout: float | None) -> Comparer:
+    endpoint = endpoint_from(spec.removeprefix("judge:"), answers, prices, timeout)
     from llm_expo.scoring.judge import JudgeScorer
 
     judge = JudgeScorer(endpoint)

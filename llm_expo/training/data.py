@@ -44,10 +44,31 @@ class Records:
 
     dataset: "Dataset"  # columns prompt, chosen, rejected; KTO: prompt, completion, label; SFT: messages, or prompt and
     # completion. All but label are lists of messages, as TRL's conversational form has them
-    tokens: int  # of all its sequences, a prompt counted with each of its replies, after the cut at max_length
-    longest: int  # tokens of the longest of these sequences
+    lengths: Sequence[Sequence[int]]  # tokens of each example's sequences, its prompt in each, cut at max_length
     dropped: Mapping[str, int]  # why -> how many records of the source
     sequential: bool  # TRL has to keep the order; otherwise its sampler shuffles by the recipe's seed
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(map(sum, self.lengths))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(max, self.lengths))
+
+    def padded(self, sequences: int) -> int:
+        """`tokens` and the padding: of so many sequences at once, each is filled up to the longest.
+
+        Where TRL draws the records, of another draw than its own.
+        """
+        lengths = list(self.lengths)
+        if not self.sequential:
+            random.Random(0).shuffle(lengths)
+        each = [length for example in lengths for length in example]
+        parts = (each[begin : begin + sequences] for begin in range(0, len(each), sequences))
+        return sum(max(part) * len(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +115,10 @@ def read_records(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> Record
     if recipe.order == "length_biased":
         # The prompt is in both, so the difference is that of the replies, as they are trained on: cut at max_length.
         by_difference = sorted(range(len(kept)), key=lambda index: lengths[index][1] - lengths[index][0])
-        kept = [kept[index] for index in by_difference]
+        kept, lengths = [kept[index] for index in by_difference], [lengths[index] for index in by_difference]
     return Records(
         dataset=_dataset(recipe, kept),
-        tokens=sum(map(sum, lengths)),
-        longest=max(map(max, lengths)),
+        lengths=lengths,
         dropped=dict(dropped),
         sequential=recipe.order != "random" or recipe.algorithm == "kto",
     )

@@ -72,7 +72,7 @@ def quiet() -> Iterator[None]:
     """What we tell ourselves, or cannot change, need not be told by the libraries as well."""
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -81,7 +81,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _from_files(recipe: Recipe, theta0: Checkpoint, **more: Any) -> "tuple[PreTrainedModel, dict[str, Any]]":

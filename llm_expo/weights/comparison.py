@@ -149,7 +149,8 @@ def _measure(sides: Mapping[str, Checkpoint]) -> dict[_Pair, Comparison]:
                         side = a if distance(*chunks[a], *chunks[a])[1] == bad else b
                         raise CheckpointError(
                             f"{shown(sources[side].file)} ({side}): {shown(sources[side].name)} holds NaN or infinity "
-                            f"at index {sources[side].position(at + bad)}"
+                            f"at index {sources[side].position(at + bad)}, so it has no distance; look whether the "
+                            f"model was saved or copied whole (`apply --allow-not-finite` leaves such values out)"
                         )
                     moved[a, b] += part
             for (a, b), whole in moved.items():

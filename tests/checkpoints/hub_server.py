@@ -9,9 +9,10 @@ import hashlib
 import json
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from loopback import LoopbackHandler, LoopbackServer
 
 LARGE = (".safetensors", ".bin", ".gguf", ".onnx")
 
@@ -63,31 +64,14 @@ class Hub:
         }
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Server(LoopbackServer):
     def __init__(self, hub: Hub) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.hub = hub
-        self.closing = threading.Event()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(LoopbackHandler):
     server: Server
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -123,10 +107,10 @@ class Handler(BaseHTTPRequestHandler):
             repo.refs["main"] = hub.on_pinned.get(f"{owner}/{name}", repo.refs.get("main", commit))
             siblings = [{"rfilename": file} for file in files]
             return self.json(
-                {"id": f"{owner}/{name}", "modelId": f"{owner}/{name}", "sha": commit, "siblings": siblings}
+                200, {"id": f"{owner}/{name}", "modelId": f"{owner}/{name}", "sha": commit, "siblings": siblings}
             )
         if verb == "tree":
-            return self.json([self.entry(file, content) for file, content in files.items()])
+            return self.json(200, [self.entry(file, content) for file, content in files.items()])
         file = "/".join(rest)
         if repo.gated:
             return self.refuse(403 if token else 401, "GatedRepo", "Access to this model is restricted")
@@ -168,25 +152,9 @@ class Handler(BaseHTTPRequestHandler):
         if file in hub.stops:
             self.wfile.write(content[begin : len(content) // 2])
             hub.stops.pop(file).set()
-            self.server.closing.wait()
-            self.close_connection = True
-            return None
+            return self.hang()
         self.wfile.write(content[begin:])
         return None
 
-    def json(self, value: object) -> None:
-        self.reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
     def refuse(self, status: int, code: str, message: str) -> None:
         self.reply(status, b"", {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})})
-
-    def start(self, status: int, length: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(length)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.start(status, len(body), headers or {})
-        if self.command != "HEAD":
-            self.wfile.write(body)

@@ -9,8 +9,9 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import LoopbackHandler, LoopbackServer
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Chat:
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # for the requests to come
     cuts: int = 0  # as many connections are closed without an answer
     hang_after: int = 1_000_000  # answers; then silence
+    hangs: int = 0  # as many requests are taken and not answered
     hanging: threading.Event = field(default_factory=threading.Event)  # set when it comes to that
     requests: list[dict[str, Any]] = field(default_factory=list)  # those that were answered
     tries: int = 0
@@ -37,34 +39,23 @@ class Chat:
         return [each["messages"][-1]["content"] for each in self.requests]
 
 
-class ChatServer(ThreadingHTTPServer):
-    daemon_threads = True
-
+class ChatServer(LoopbackServer):
     def __init__(self, chat: Chat) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.chat = chat
         self.lock = threading.Lock()
-        self.closing = threading.Event()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
+        return f"{super().url}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(LoopbackHandler):
     server: ChatServer
 
-    def log_message(self, *args: object) -> None:
-        pass
-
     def do_GET(self) -> None:
+        if not self.server.chat.hang_after:
+            return self.hang()
         if self.refused_key():
             return None
         if self.path == "/v1/models":
@@ -77,8 +68,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             chat.tries += 1
             failure = chat.failures.pop(0) if chat.failures else None
-            cut = chat.cuts > 0
+            cut, hang = chat.cuts > 0, chat.hangs > 0
             chat.cuts -= cut
+            chat.hangs -= hang
         if cut:
             self.close_connection = True
             return None
@@ -98,14 +90,11 @@ class Handler(BaseHTTPRequestHandler):
         if len(text) > chat.too_long:
             return self.error(400, "This model's maximum context length is exceeded.")
         with self.server.lock:
-            hang = len(chat.requests) >= chat.hang_after
+            hang = hang or len(chat.requests) >= chat.hang_after
             if not hang:
                 chat.requests.append(request)
         if hang:
-            chat.hanging.set()
-            self.server.closing.wait()
-            self.close_connection = True
-            return None
+            return self.hang()
         answered = chat.answer(text)
         choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": answered}}
         if chat.likeliest is not None and request.get("logprobs"):
@@ -113,6 +102,10 @@ class Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"content": [{"token": answered, "top_logprobs": alternatives}]}
         usage = {"prompt_tokens": len(text.split()), "completion_tokens": 1} if chat.usage else None
         return self.json(200, {"object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def hang(self) -> None:
+        self.server.chat.hanging.set()
+        super().hang()
 
     def refused_key(self) -> bool:
         refused = self.server.chat.key not in (None, self.headers["Authorization"].removeprefix("Bearer "))
@@ -122,13 +115,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         self.json(status, {"error": {"message": message}}, headers)
-
-    def json(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
-        self.reply(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)

@@ -120,7 +120,7 @@ def test_limits_faults_and_lost_connections_are_tried_again(server, endpoint):
         ({"failures": [(429, AT_ONCE_AGAIN)] * 3}, {"retries": 2}, "rate limit, after 3 tries: 'try again'; run it"),
         ({"failures": [(502, {})]}, {"retries": 0}, "failed with status 502, at the first try: 'try again'"),
         ({"cuts": 1}, {"retries": 0}, "cannot be reached, at the first try: Server disconnected"),
-        ({"hang_after": 0}, {"retries": 0, "timeout": 0.2}, "did not answer within 0.2 s, at the first try"),
+        ({"hang_after": 0}, {"timeout": 0.2}, "did not answer a question within 0.2 s, asked twice; see "),
         ({"body": b"<html>Welcome!</html>"}, {}, "answered '<html>Welcome!</html>', which is no chat completion"),
         ({"body": b'{"choices": []}'}, {}, "which is no chat completion; is the address right"),
         ({"body": b'{"choices": [{"message": {"content": [1]}}]}'}, {}, "which is no chat completion"),
@@ -134,6 +134,27 @@ def test_what_is_wrong_is_told_in_one_line(server, endpoint, wrong, options, wor
     with pytest.raises(ScorerError, match=words) as told:
         endpoint(at_once=1, **options).ask("me", questions("a"))
     assert "\n" not in str(told.value)
+
+
+def test_a_question_without_an_answer_is_asked_once_more_and_the_first_is_told(server, endpoint, caplog):
+    server.chat.hangs = 3
+    asked = questions(*"abcdef")
+    assert texts(endpoint(at_once=3, timeout=1).ask("me", asked)) == [*"ABCDEF"]
+    assert server.chat.tries == 9
+    [line] = caplog.messages
+    assert line == (
+        f"m at {server.url}/: no answer within 1 s; asking once more, a question that gets none then ends the run"
+    )
+
+
+def test_an_endpoint_that_is_stuck(server, endpoint, monkeypatch):
+    server.chat.hang_after = 0
+    with pytest.raises(ScorerError, match="a question within 0.2 s, asked twice; .*kept so far: 0; the same command"):
+        endpoint(at_once=1, timeout=0.2, retries=8).ask("me", questions(*"abc"))
+    assert server.chat.tries == 2
+    monkeypatch.setattr("llm_expo.scoring.endpoint._LISTS_WITHIN", 0.2)
+    with pytest.raises(ScorerError, match="does not even list its models within 0.2 s; is it stuck?"):
+        endpoint(timeout=60).check("me")
 
 
 def test_an_endpoint_that_is_down(server, endpoint):
@@ -187,9 +208,9 @@ def test_a_single_question_may_be_refused(server, endpoint):
 def test_a_failure_ends_it_and_what_was_answered_is_kept(server, endpoint):
     server.chat.hang_after = 3
     asked = questions(*"abcdefgh")
-    with pytest.raises(ScorerError, match="did not answer within .* What it answered so far is kept"):
-        endpoint(at_once=1, timeout=0.2, retries=0).ask("me", asked)
-    assert server.chat.tries == 4  # none of the others was asked
+    with pytest.raises(ScorerError, match="did not answer .* Answers kept so far: 3; the same command goes on"):
+        endpoint(at_once=1, timeout=1).ask("me", asked)
+    assert server.chat.tries == 5  # none of the others was asked
     server.chat.hang_after = 100
     assert texts(endpoint().ask("me", asked)) == [*"ABCDEFGH"]
     assert sorted(server.chat.asked()) == [*"abcdefgh"]

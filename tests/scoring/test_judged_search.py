@@ -63,6 +63,20 @@ def test_a_judge_that_is_not_there_is_told_before_anything_is_generated(place, s
     assert not Path("study").exists()
 
 
+def test_a_judge_that_is_stuck_ends_the_search_in_a_moment_and_the_same_command_goes_on(place, server, capsys):
+    server.chat.hang_after = 2
+    asked = [*command(f"judge:m@{server.url}"), "--judge-timeout", "1"]
+    assert main(asked) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"llm-expo: error: m at {server.url}/: did not answer a question within 1 s, asked twice; see whether it is "
+        "stuck, or, where it is slow, wait longer with --judge-timeout. Answers kept so far: 2; the same command goes "
+        "on"
+    )
+    server.chat.hang_after = 1000
+    assert main(asked) == 0
+    assert len(server.chat.asked()) == len(set(server.chat.asked()))
+
+
 def test_scores_from_a_file_are_asked_for_round_by_round(place, capsys):
     Path("scores.jsonl").touch()
     asked = command("file:scores.jsonl")

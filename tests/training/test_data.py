@@ -96,6 +96,14 @@ def test_supervised_by_conversations(read):
         read({"messages": [USER, CHOSEN]}, {"prompt": "a", "completion": "b"}, algorithm="sft")
 
 
+def test_padding_is_up_to_the_longest_at_once(read):
+    found = read(*(pair(1, words, words) for words in (1, 2, 9, 3)), order="length_biased")  # all alike: as they come
+    assert found.lengths == [[6, 6], [7, 7], [14, 14], [8, 8]]
+    assert (found.padded(2), found.padded(4), found.padded(6)) == (found.tokens, 4 * 7 + 4 * 14, 6 * 14 + 2 * 8)
+    drawn = read(*(pair(1, words, words) for words in (1, 2, 9, 3)))
+    assert drawn.padded(2) == drawn.tokens < drawn.padded(4) < drawn.padded(8) == 8 * 14
+
+
 def test_replies_for_kto_are_shuffled(read):
     pairs = [pair(1, n, n + 20) for n in range(1, 20)]
     first, again, other = (read(*pairs, algorithm="kto", seed=seed) for seed in (1, 1, 2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor, tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from llm_expo.testing import tiny_pair
 from llm_expo.training import losses
@@ -130,6 +130,17 @@ SETTINGS: dict[str, Any] = {
 Make = Callable[..., Any]
 
 
+def words(name: str, *replies: str) -> list[Any]:
+    return [[{"role": name, "content": reply}] for reply in replies]
+
+
+PAIRS = {
+    "prompt": words("user", "the sun", "a cat sings", "now"),
+    "chosen": words("assistant", "good dog runs here", "blue sea", "then the old tree sleeps and sings"),
+    "rejected": words("assistant", "bad", "the red sun and the cat runs", "one new dog"),
+}
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny_pair(tmp_path_factory.mktemp("pair"))
@@ -137,26 +148,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def make(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """make(trainer class, configuration class, **settings) -> a trainer of theta1, with three pairs of replies."""
+    """make(trainer class, configuration class, model=theta1, data=PAIRS, **settings) -> a trainer."""
 
-    def make(trainer: Any, configuration: Any, **settings: Any) -> Any:
-        def words(name: str, *replies: str) -> list[Any]:
-            return [[{"role": name, "content": reply}] for reply in replies]
-
-        pairs = {
-            "prompt": words("user", "the sun", "a cat sings", "now"),
-            "chosen": words("assistant", "good dog runs here", "blue sea", "then the old tree sleeps and sings"),
-            "rejected": words("assistant", "bad", "the red sun and the cat runs", "one new dog"),
-        }
+    def make(trainer: Any, configuration: Any, model: Any = None, data: Any = PAIRS, **settings: Any) -> Any:
         more = (
             {"ref_model": AutoModelForCausalLM.from_pretrained(folders[0])}
             if trainer.__name__[:3] in ("DPO", "KTO")
             else {}
         )
         return trainer(
-            model=AutoModelForCausalLM.from_pretrained(folders[1]),
+            model=model or AutoModelForCausalLM.from_pretrained(folders[1]),
             args=configuration(str(tmp_path_factory.mktemp("out")), **SETTINGS, **settings),
-            train_dataset=Dataset.from_dict(pairs),
+            train_dataset=Dataset.from_dict(data),
             processing_class=AutoTokenizer.from_pretrained(folders[1]),
             **more,
         )
@@ -318,3 +321,53 @@ def test_trl_kto_is_eq_8(make):
     with torch.no_grad():
         trl = trainer.compute_loss(trainer.model, dict(batch)).item()
     assert trl == pytest.approx(sum(by_hand).item() / len(by_hand), rel=1e-4)
+
+
+# Each record by itself and as the tokenizer writes it: neither TRL's batch, nor its padding, nor its masks.
+
+
+def ids_of(trainer: Any, messages: list[Any], **more: Any) -> Tensor:
+    asked = {"return_tensors": "pt", "return_dict": False, **more}
+    return trainer.processing_class.apply_chat_template(messages, **asked)
+
+
+@torch.no_grad()
+def test_trl_reward_is_bradley_terry_and_centres_nothing_unless_asked(make, folders):
+    from trl import RewardConfig, RewardTrainer
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folders[1], num_labels=1)
+    model.score.weight.normal_()  # as drawn, all rewards are next to 0
+    trainer = make(RewardTrainer, RewardConfig, model.eval())
+    chosen, rejected = (
+        [
+            model(ids_of(trainer, prompt + reply)).logits.item()
+            for prompt, reply in zip(PAIRS["prompt"], PAIRS[side], strict=True)
+        ]
+        for side in ("chosen", "rejected")
+    )
+    assert max(chosen + rejected) - min(chosen + rejected) > 0.5
+    by_hand = sum(math.log1p(math.exp(r - c)) for c, r in zip(chosen, rejected, strict=True)) / 3
+    batch = batch_of(trainer)
+    assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx(by_hand, rel=1e-4)
+    trainer.args.center_rewards_coefficient = 0.01
+    by_hand += 0.01 * sum((c + r) ** 2 for c, r in zip(chosen, rejected, strict=True)) / 3
+    assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+@torch.no_grad()
+def test_trl_sft_is_the_mean_over_the_tokens_of_the_replies(make):
+    from trl import SFTConfig, SFTTrainer
+
+    trainer = make(SFTTrainer, SFTConfig, data={"prompt": PAIRS["prompt"], "completion": PAIRS["chosen"]})
+    sums, tokens = [], []
+    for prompt, reply in zip(PAIRS["prompt"], PAIRS["chosen"], strict=True):
+        ids = ids_of(trainer, prompt + reply)
+        mask = torch.ones_like(ids)
+        mask[:, : ids_of(trainer, prompt, add_generation_prompt=True).shape[1]] = 0
+        log_probability, length = log_probabilities(trainer.model, ids, torch.ones_like(ids), mask)
+        sums.append(-log_probability.item())
+        tokens.append(length.item())
+    trl = trainer.compute_loss(trainer.model, batch_of(trainer)).item()
+    assert trl == pytest.approx(sum(sums) / sum(tokens), rel=1e-5)
+    assert trl != pytest.approx(sum(s / n for s, n in zip(sums, tokens, strict=True)) / 3, rel=1e-3)  # not by reply

@@ -158,6 +158,25 @@ def test_the_kl_term_of_kto_takes_as_many_tokens_again(recipe, monkeypatch):
     assert "kl: estimated on 2 processes x 2 replies; with another number of either it is another run" in told(kto)
 
 
+def test_padding_takes_time(recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan_module, "_speed", lambda *_: 1e9)
+    data = tmp_path / "uneven.jsonl"
+    uneven = [{"prompt": "the", "chosen": "sun " * (1 + 4 * odd), "rejected": "tree"} for odd in (0, 1)] * 20
+    data.write_text("\n".join(json.dumps({**each, "prompt": f"sea {n}"}) for n, each in enumerate(uneven)))
+    one, all_at_once = (
+        make_plan(replace(recipe, algorithm="simpo", data=str(data), micro_batch_size=size)) for size in (1, 8)
+    )
+    assert one.tokens_trained == all_at_once.tokens_trained
+    # By itself a pair of 11 and 7 tokens is filled up to 22, among others one of 7 and 7 is, too.
+    assert all_at_once.seconds / one.seconds == pytest.approx(2 * 22 / (14 + 22))
+
+
+@pytest.mark.parametrize(("hidden", "sequences", "length"), [(40, 3, 5), (33, 1, 3000), (64, 300, 10)])
+def test_layers_of_any_size_are_timed(recipe, hidden, sequences, length):
+    size = plan_module._Size(0, 0, 0, 1, hidden, inner=100)
+    assert 1e6 < plan_module._speed(recipe, size, sequences, length) < 1e15
+
+
 def test_dropped_records_are_told(recipe, tmp_path):
     lines = Path(recipe.data).read_text().splitlines()
     more = json.dumps({"prompt": "the cat " * 20, "chosen": "sun", "rejected": "sea"})

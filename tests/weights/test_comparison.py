@@ -205,7 +205,7 @@ def test_nothing_in_common(save, tmp_path: Path) -> None:
 def test_not_a_number(save, tmp_path: Path) -> None:
     good, bad = {"w": torch.zeros(2, 3)}, {"w": torch.tensor([[0.0, 0.0, 0.0], [0.0, math.nan, 0.0]])}
     theta0, theta1 = save(tmp_path / "theta0", bad), save(tmp_path / "theta1", good)
-    with pytest.raises(CheckpointError, match=r"theta0/model.safetensors \(theta0\): w holds .* at index \[1, 1\]"):
+    with pytest.raises(CheckpointError, match=r"0/model.safetensors \(theta0\): w holds .* at index \[1, 1\], so "):
         compare(Direction.open(theta0, theta1))
     with pytest.raises(CheckpointError, match=r"theta0/model.safetensors \(SFT\): w holds .* at index \[1, 1\]"):
         compare_three(*map(Checkpoint.open, (theta1, theta0, theta1)))

@@ -86,7 +86,7 @@ def test_what_was_answered_before_a_failure_is_kept(server, endpoint, tmp_path):
     few = outputs("model", *["123456789"] * 4), outputs("base", *["12345"] * 4)
     annotate(*few, endpoint(), read_template())
     server.chat.key = "another"
-    with pytest.raises(ScorerError, match=r"refuses the key.*What it answered so far is kept"):
+    with pytest.raises(ScorerError, match=r"refuses the key.*Answers kept so far: "):
         annotate(MODEL, BASELINE, endpoint(), read_template())
     server.chat.key = None
     annotate(MODEL, BASELINE, endpoint(), read_template())

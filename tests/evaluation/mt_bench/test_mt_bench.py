@@ -172,7 +172,7 @@ def test_a_judge_that_fails(bench, server, capsys):
     server.chat.key = "another"
     told = refused(capsys, command(*judge))
     assert "refuses the key: 'Incorrect API key provided.'" in told
-    assert "What it answered so far is kept" in told
+    assert "Answers kept so far: " in told
     server.chat.key = None
     assert main(command(*judge)) == 0
     capsys.readouterr()
