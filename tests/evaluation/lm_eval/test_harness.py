@@ -116,6 +116,10 @@ def test_what_was_begun_otherwise_is_refused(pair, tasks, evaluate):
     assert told(evaluate("theta1", "--limit", "3", asked="choose:1")[2]) == (
         f"{path}: choose was asked with the task's own shots, and now with 1 shots; take another --out"
     )
+    record = json.loads(path.read_text())
+    assert record["llm_expo"]["settings"].pop("engine") == "transformers"  # which was not noted at first
+    path.write_text(json.dumps(record))
+    assert evaluate("theta1", "--limit", "3", asked="choose")[0] == 0
     assert "made with theta0 " in told(evaluate("theta1=theta0", "--limit", "3", asked="choose")[2])
     path.write_text('{"results": {}}')
     assert "was not made by this command" in told(evaluate("theta1", "--limit", "3", asked="choose")[2])
