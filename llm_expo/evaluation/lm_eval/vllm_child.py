@@ -5,6 +5,8 @@ is not: it imports nothing of ours, and takes from the engine's child (generatio
 questions come and go. The tasks themselves stay on the other side.
 """
 
+from __future__ import annotations
+
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
