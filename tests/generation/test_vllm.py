@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_expo.demo.pair import make_pair
 from llm_expo.generation import Request, Sampling, TransformersEngine, read_prompts
-from llm_expo.generation.vllm_engine import _CHILD, _VARIABLES, VllmEngine, _steps
+from llm_expo.generation.vllm_engine import _CHILD, VARIABLES, VllmEngine, _steps
 from llm_expo.weights import Direction, _kernel, plan, write
 
 PYTHON = os.environ.get("LLM_EXPO_VLLM_PYTHON", "")
@@ -133,7 +133,7 @@ def test_bits_are_those_that_apply_writes_and_vllm_loads(direction, tmp_path):
             input=json.dumps(moves),
             capture_output=True,
             text=True,
-            env=os.environ | _VARIABLES,
+            env=os.environ | VARIABLES,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1])

@@ -11,30 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_python import FAKE_VLLM, interpreter, interpreter_with
 from safetensors.torch import load_file, save_file
 
 from llm_expo.errors import EngineError, PromptError
 from llm_expo.generation import Prompt, Request, Sampling
 from llm_expo.generation.child import Child
-from llm_expo.generation.vllm_engine import _CHILD, _VARIABLES, VllmEngine, _steps
+from llm_expo.generation.vllm_engine import _CHILD, VARIABLES, VllmEngine, _steps
 from llm_expo.testing import WORDS, tiny_pair
 from llm_expo.weights import Direction, _kernel, plan, write
 
 SAMPLING = Sampling(max_tokens=12)
 
 
-def interpreter(folder: Path, *lines: str) -> Path:
-    """A Python of which `lines` of shell are run first."""
-    path = folder / "python"
-    path.write_text("\n".join(["#!/bin/sh", *lines, f'exec "{sys.executable}" "$@"', ""]))
-    path.chmod(0o755)
-    return path
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
-    fake = Path(__file__).with_name("fake_vllm")
-    return interpreter(tmp_path_factory.mktemp("fake"), f'PYTHONPATH="{fake}"; export PYTHONPATH')
+    return interpreter_with(tmp_path_factory.mktemp("fake"), FAKE_VLLM)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +118,7 @@ def orphan(python: Path, log: Path, fault: str) -> int:
     """The pid of a child whose parent is killed after it has asked it something."""
     script = (
         "from pathlib import Path\nfrom llm_expo.generation.child import Child\n"
-        f"child = Child([{str(python)!r}, {str(_CHILD)!r}], { ({**_VARIABLES, 'FAKE_VLLM': fault})!r}, "
+        f"child = Child([{str(python)!r}, {str(_CHILD)!r}], { ({**VARIABLES, 'FAKE_VLLM': fault})!r}, "
         f"Path({str(log)!r}), 'x')\n"
         "child.ask({'model': 'x', 'kernel': 'x', 'options': {}})\nprint(child._process.pid, flush=True)\n"
         "child.ask({'do': 'generate', 'prompts': [[1]], 'seeds': [1], "

@@ -15,6 +15,7 @@ from llm_expo.cli.options import Refuse, print_json
 from llm_expo.errors import EvaluationError, MissingExtraError
 
 if TYPE_CHECKING:
+    from llm_expo.evaluation.lm_eval.on_vllm import OnVllm
     from llm_expo.evaluation.lm_eval.tax import Cell
 
 
@@ -41,11 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
     """Refuse what does not go together."""
-    if arguments.engine != "transformers":
-        refuse(
-            f"--on lm_eval asks models through transformers, not {arguments.engine}; run lm_eval --model vllm by "
-            "itself, and give what it writes to --results"
-        )
+    if arguments.engine == "ray":
+        refuse("--on lm_eval asks models through transformers or vllm, not ray")
     if arguments.fast and arguments.tasks is not None:
         refuse("--fast is a choice of tasks; give it or --tasks")
     if arguments.judge is not None:
@@ -83,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             batch_size=arguments.batch_size,
             watch=watch,
+            vllm=_vllm_of(arguments),
         )
     shown = columns(answered[0].items)
     results = [each for model in models for each in read_results(arguments.out / model.name / "results.json")]
@@ -112,6 +111,20 @@ def run_elsewhere(arguments: argparse.Namespace) -> None:
         print_json({"cells": _plain(cells)})
         return
     _show(words.table(cells), [words.HOW_TO_READ, *words.standing_out(cells)])
+
+
+def _vllm_of(arguments: argparse.Namespace) -> "OnVllm | None":
+    """vLLM, if that is what was asked for."""
+    if arguments.engine != "vllm":
+        return None
+    from llm_expo.evaluation.lm_eval.on_vllm import OnVllm
+
+    return OnVllm(
+        arguments.vllm_python,
+        arguments.tensor_parallel or 1,
+        arguments.device_memory,
+        log=arguments.out / "vllm.log",
+    )
 
 
 def _plain(cells: "Sequence[Cell]") -> list[dict[str, Any]]:

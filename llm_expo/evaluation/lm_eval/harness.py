@@ -1,4 +1,4 @@
-"""lm-evaluation-harness itself: finds tasks and puts one to a model. The only file that imports it.
+"""lm-evaluation-harness itself: finds tasks and puts one to a model.
 
 One task at a time, so that each is kept as it ends. So a task is prepared here as `lm_eval.simple_evaluate` does it,
 and handed to `lm_eval.evaluate`: called for each of MMLU's 57 subjects, `simple_evaluate` would look the machine over
@@ -20,6 +20,8 @@ import lm_eval
 import numpy as np
 import torch
 import transformers
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -106,8 +108,41 @@ def wrapped(model: Any, tokenizer: Any, batch_size: int) -> HFLM:
     return HFLM(model, tokenizer=tokenizer, batch_size=batch_size)
 
 
+class Elsewhere(LM):  # type: ignore[misc]  # lm-eval's types are unknown here
+    """A model of lm-eval's own in another process: requests go there through `ask`, `batch_size` at a time."""
+
+    tokenizer_name = ""  # is for lm-eval's caches, of which we use none
+
+    def __init__(self, ask: Callable[[Mapping[str, object]], Any], batch_size: int) -> None:
+        super().__init__()
+        self._ask = ask
+        self._batch_size = batch_size
+
+    def loglikelihood(self, requests: list[Instance], **_: object) -> list[tuple[float, bool]]:
+        return [(value, greedy) for value, greedy in self._answers("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Instance], **_: object) -> list[float]:
+        return self._answers("loglikelihood_rolling", requests)
+
+    def generate_until(self, requests: list[Instance], **_: object) -> list[str]:
+        return self._answers("generate_until", requests)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text: str = self._ask({"do": "template", "history": chat_history, "prompt": add_generation_prompt})
+        return text
+
+    def _answers(self, kind: str, requests: list[Instance]) -> list[Any]:
+        answers: list[Any] = []
+        for start in range(0, len(requests), self._batch_size):
+            batch = [request.args for request in requests[start : start + self._batch_size]]
+            for asked, answer in zip(batch, self._ask({"do": "answer", "kind": kind, "batch": batch}), strict=True):
+                answers.append(answer)
+                self.cache_hook.add_partial(kind, asked, answer)
+        return answers
+
+
 def put(
-    lm: HFLM, name: str, task: Any, shots: int | None, chat: bool, limit: int | None, watch: Watch
+    lm: LM, name: str, task: Any, shots: int | None, chat: bool, limit: int | None, watch: Watch
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What lm-eval makes of one task: its results, and its samples with the gold answer's log-likelihood.
 
@@ -125,7 +160,7 @@ def put(
     counted = _Counted(watch)
     lm.set_cache_hook(counted)
     for kind in _REQUESTS:
-        setattr(lm, kind, partial(counted.ask, partial(getattr(HFLM, kind), lm, disable_tqdm=True)))
+        setattr(lm, kind, partial(counted.ask, partial(getattr(type(lm), kind), lm, disable_tqdm=True)))
     try:
         found: Any = lm_eval.evaluate(
             lm=lm,

@@ -34,9 +34,9 @@ def read_kept(folder: Path, settings: Mapping[str, Any]) -> Record:
     if not path.exists():
         return {**{part: {} for part in _BY_TASK}, "llm_expo": {"settings": dict(settings), "shots": {}}}
     record: Record = load_json(path)
-    then = record["llm_expo"]["settings"] if "llm_expo" in record else None
-    if then is None:
+    if "llm_expo" not in record:
         raise EvaluationError(f"{path}: was not made by this command, which would add to it; take another --out")
+    then = {"engine": "transformers", **record["llm_expo"]["settings"]}  # which was not noted while there was no other
     for name in sorted(then.keys() | settings.keys()):
         if then.get(name) != settings.get(name):
             raise EvaluationError(

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from llm_expo.evaluation.replies import Watch
 from llm_expo.generation.vocabulary import require_template
 
 if TYPE_CHECKING:
+    from llm_expo.evaluation.lm_eval.on_vllm import OnVllm
     from llm_expo.generation.whole import Whole
 
 
@@ -29,19 +31,21 @@ def measure(
     limit: int | None,
     batch_size: int,
     watch: Watch,
+    vllm: "OnVllm | None" = None,
 ) -> list[Answered]:
     """Put every task to every model; OUT/NAME holds what came of it (kept.py).
 
     tasks_from: a folder with tasks of one's own, as YAML.
     chat: through the model's chat template; otherwise as plain text.
     limit: the first items of each task only.
+    vllm: what runs the models, unless it is transformers in this process.
 
     Returns the items of the tasks that were asked for. Raises EvaluationError as harness.py, kept.py and paired.py do,
     EngineError as `Whole` does; what was finished is kept.
     """
     harness.quieten()
     wholes = [opened(model) for model in models]
-    records = [_read(model, whole, out, chat, limit) for model, whole in zip(models, wholes, strict=True)]
+    records = [_read(model, whole, out, chat, limit, vllm) for model, whole in zip(models, wholes, strict=True)]
     loaded: dict[Asked, dict[str, Any]] = {}
     for model, record in zip(models, records, strict=True):
         for each in asked:
@@ -50,6 +54,8 @@ def measure(
                 loaded[each] = {}
     # Before any model: a task that is not there, or its data, need not wait for one.
     if loaded:
+        if vllm is not None:
+            _ = vllm.environment  # fails at once where something is missing
         manager = harness.find([each.name for each in loaded], tasks_from)
         loaded = {each: harness.load(manager, each) for each in loaded}
     for model, whole, record in zip(models, wholes, records, strict=True):
@@ -59,7 +65,9 @@ def measure(
             names = leaves(record, out / model.name, each)
             wanted += [(each, name, tasks[name]) for name in names if name not in record["results"]]
         if wanted:
-            _ask(model, whole, record, wanted, out, chat=chat, limit=limit, batch_size=batch_size, watch=watch)
+            _ask(
+                model, whole, record, wanted, out, chat=chat, limit=limit, batch_size=batch_size, watch=watch, vllm=vllm
+            )
             gc.collect()  # lm-eval's wrapper refers to itself, and the next model needs the memory
     return [
         read_answered(
@@ -69,18 +77,20 @@ def measure(
     ]
 
 
-def _read(model: Model, whole: "Whole", out: Path, chat: bool, limit: int | None) -> Record:
+def _read(model: Model, whole: "Whole", out: Path, chat: bool, limit: int | None, vllm: "OnVllm | None") -> Record:
     if chat:
         require_template(whole.tokenizer, whole.direction.aligned.tokenizer_folder)
-    settings = {**whole.settings, "lm_eval": harness.VERSION, "chat template": chat, "limit": limit}
+    engine, source = ("transformers", "hf") if vllm is None else ("vllm", "vllm")
+    ours = {"engine": engine, "lm_eval": harness.VERSION, "chat template": chat, "limit": limit}
+    settings = {**whole.settings, **ours}
     record = read_kept(out / model.name, settings)
     record |= {
         "model_name": model.name,
-        "model_source": "hf",
+        "model_source": source,
         "lm_eval_version": harness.VERSION,
         "chat_template": whole.tokenizer.chat_template if chat else None,
         "fewshot_as_multiturn": chat,
-        "config": {"model": "hf", "model_args": {"pretrained": model.place, "dtype": whole.dtype}, "limit": limit},
+        "config": {"model": source, "model_args": {"pretrained": model.place, "dtype": whole.dtype}, "limit": limit},
     }
     return record
 
@@ -96,16 +106,23 @@ def _ask(
     limit: int | None,
     batch_size: int,
     watch: Watch,
+    vllm: "OnVllm | None",
 ) -> None:
     watch(f"{model.name}: loading", 0, 1)
-    lm = harness.wrapped(whole.load(), whole.tokenizer, batch_size)
-    for asked, name, task in wanted:
-        progress = _counter(watch, f"{model.name}: {name}")
-        try:
-            found, samples = harness.put(lm, name, task, asked.shots, chat, limit, progress)
-        except EvaluationError as error:
-            raise EvaluationError(f"{model.name}: {error}") from error
-        keep(out / model.name, record, asked, found, samples)
+    opened: AbstractContextManager[Any]
+    if vllm is None:
+        opened = nullcontext(harness.wrapped(whole.load(), whole.tokenizer, batch_size))
+    else:
+        opened = vllm.opened(whole, batch_size)
+        record["llm_expo"]["environment"] = vllm.environment
+    with opened as lm:
+        for asked, name, task in wanted:
+            progress = _counter(watch, f"{model.name}: {name}")
+            try:
+                found, samples = harness.put(lm, name, task, asked.shots, chat, limit, progress)
+            except EvaluationError as error:
+                raise EvaluationError(f"{model.name}: {error}") from error
+            keep(out / model.name, record, asked, found, samples)
 
 
 def _counter(watch: Watch, what: str) -> Callable[[int, int], None]:

@@ -74,3 +74,13 @@ def write_tasks(folder: Path, items: int = 24) -> Path:
     bad = _CHOICE.partition("metric_list")[0] + "metric_list:\n  - metric: brier_score\n" + _DATA
     (folder / "brier.yaml").write_text(bad.format(name="brier", data=data))
     return folder
+
+
+def told(lines: list[str]) -> str:
+    """The error that the command ended with."""
+    return lines[-1].removeprefix("llm-expo: error: ")
+
+
+def samples(model: str, task: str) -> list[dict]:
+    """What `evaluate --out out` kept of a model and a task."""
+    return [json.loads(line) for line in Path(f"out/{model}/samples_{task}.jsonl").read_text().splitlines()]

@@ -1,49 +1,16 @@
 """lm-evaluation-harness on real, tiny models and local tasks of the leaderboard's forms."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from local_tasks import write_tasks
+from local_tasks import samples, told
 
 from llm_expo.checkpoints import Checkpoint
 from llm_expo.cli import main
 from llm_expo.evaluation.lm_eval.results import read_results
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-
-TASKS = "choose:2,mc2,generate"
-
-
-@pytest.fixture
-def tasks(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.chdir(tmp_path)
-    return write_tasks(tmp_path / "tasks")
-
-
-@pytest.fixture
-def evaluate(capsys) -> Callable[..., tuple[int, str, list[str]]]:
-    """evaluate(*arguments, tasks=TASKS) -> the exit status, standard output, the lines of standard error but bars."""
-
-    def run(*arguments: str, asked: str = TASKS) -> tuple[int, str, list[str]]:
-        usual = ["--on", "lm_eval", "--tasks-from", "tasks", "--out", "out"]
-        status = main(["evaluate", *arguments, *usual, *(["--tasks", asked] if asked else [])])
-        out, err = capsys.readouterr()
-        lines = [line for line in err.replace("\r", "\n").splitlines() if line.strip() and "it/s]" not in line]
-        return status, out, [line for line in lines if "?it/s" not in line]
-
-    return run
-
-
-def told(lines: list[str]) -> str:
-    return lines[-1].removeprefix("llm-expo: error: ")
-
-
-def samples(model: str, task: str) -> list[dict]:
-    return [json.loads(line) for line in Path(f"out/{model}/samples_{task}.jsonl").read_text().splitlines()]
 
 
 def test_two_models_item_by_item(pair, tasks, evaluate, capsys):
@@ -149,6 +116,10 @@ def test_what_was_begun_otherwise_is_refused(pair, tasks, evaluate):
     assert told(evaluate("theta1", "--limit", "3", asked="choose:1")[2]) == (
         f"{path}: choose was asked with the task's own shots, and now with 1 shots; take another --out"
     )
+    record = json.loads(path.read_text())
+    assert record["llm_expo"]["settings"].pop("engine") == "transformers"  # which was not noted at first
+    path.write_text(json.dumps(record))
+    assert evaluate("theta1", "--limit", "3", asked="choose")[0] == 0
     assert "made with theta0 " in told(evaluate("theta1=theta0", "--limit", "3", asked="choose")[2])
     path.write_text('{"results": {}}')
     assert "was not made by this command" in told(evaluate("theta1", "--limit", "3", asked="choose")[2])
@@ -235,9 +206,8 @@ def test_usage(pair, capsys):
         return capsys.readouterr().err.splitlines()[-1]
 
     assert "--fast is a choice of tasks; give it or --tasks" in refused("--fast", "--tasks", "gsm8k")
-    assert "run lm_eval --model vllm by itself, and give what it writes to --results" in refused(
-        "--engine", "vllm", "--vllm-python", "python"
-    )
+    assert "--on lm_eval asks models through transformers or vllm, not ray" in refused("--engine", "ray")
+    assert "the engine vllm needs --vllm-python PATH" in refused("--engine", "vllm")
     assert "--judge goes with another yardstick" in refused("--judge", "m@http://127.0.0.1:1/v1")
 
 

@@ -9,6 +9,8 @@ import sys
 import time
 from types import SimpleNamespace
 
+TokensPrompt = dict
+
 
 class SamplingParams(SimpleNamespace):
     pass
@@ -21,6 +23,7 @@ class LLM:
         if os.environ.get("FAKE_VLLM") == "small":
             raise ValueError("To serve at least one request,\nmore KV cache is needed")
         self._weights = 0
+        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=256))
         runner = SimpleNamespace(reload_weights=self._reload, get_model=lambda: SimpleNamespace(modules=list))
         self._worker = SimpleNamespace(model_runner=runner)
 
@@ -33,20 +36,23 @@ class LLM:
         loaded = (torch.empty_like(tensor).copy_(tensor) for _, tensor in weights_iterator)
         self._weights = sum(int(tensor.view(torch.uint8).sum()) for tensor in loaded)
 
-    def generate(self, prompts, sampling, use_tqdm):
+    def generate(self, prompts, sampling_params, use_tqdm, lora_request=None):
         if os.environ.get("FAKE_VLLM") == "die":
             print("RuntimeError: the device is on fire", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ.get("FAKE_VLLM") == "hang":
             print("hanging", file=sys.stderr, flush=True)
             time.sleep(600)
-        each = sampling if isinstance(sampling, list) else [sampling] * len(prompts)
+        each = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
         return [self._reply(p["prompt_token_ids"], params) for p, params in zip(prompts, each, strict=True)]
 
     def _reply(self, prompt, params):
         if hasattr(params, "prompt_logprobs"):
             spoken = [None, *({token: SimpleNamespace(logprob=-float(token))} for token in prompt[1:])]
             return SimpleNamespace(prompt_logprobs=spoken)
+        if not hasattr(params, "seed"):  # lm-eval's, which wants a text
+            heat = getattr(params, "temperature", 1.0)
+            return SimpleNamespace(outputs=[SimpleNamespace(text=f"{params.max_tokens} tokens at {heat}")])
         first = 3 + (params.seed + self._weights) % 20
         tokens = [first, first, first, params.stop_token_ids[0]][: params.max_tokens]
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens)])

@@ -1,0 +1,1 @@
+LoRARequest = None
