@@ -112,7 +112,8 @@ def test_compare_tells_figures_by_kind_and_layer_and_judges(place, capsys):
 @pytest.mark.parametrize("verb", ["compare theta0 theta1", "pairs --json", "apply theta0 theta1 --alpha 1 --dry-run"])
 def test_whoever_read_enough_hears_no_more(place, verb):
     command = [sys.executable, "-m", "llm_expo.cli", *verb.split()]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # what is short is then written as Python ends, if not before
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered)
     run.stdout.close()
     assert run.stderr.read() == ""
     assert run.wait() == 141
