@@ -126,6 +126,12 @@ def decision(outcome: Outcome) -> list[str]:
     says.append(f"Training itself: theta1 - theta0 = {_interval(outcome.gain_of_training)}.")
     if left := better_but_not_fluent(outcome):
         says.append(left)
+    confirmed = next(row for row in outcome.confirm if row.alpha == outcome.choice)
+    if outcome.settings.get("choose") == "fluent" and not (confirmed.fluent or confirmed.collapsed):
+        says.append(
+            "On the confirm prompts its replies have come farther from theta1's than --choose fluent allows on the "
+            "search prompts: read some."
+        )
     tried = [row.alpha for row in outcome.search]
     if outcome.choice > 0 and outcome.choice == max(tried):
         says.append(

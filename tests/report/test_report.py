@@ -147,6 +147,14 @@ def test_what_is_not_known_is_null(tmp_path):
     assert record["verdict"] == "GAIN IS LENGTH"
 
 
+@pytest.mark.parametrize(("fluent", "rule"), [(False, "fluent"), (True, "fluent"), (False, "best")])
+def test_a_choice_that_is_not_fluent_on_the_confirm_prompts_is_told(tmp_path, fluent, rule):
+    chosen = row(2.0, Interval(0.5, 0.1, 0.3, 0.7, 40), fluent=fluent)
+    settings = {"scorer": "s", "confirm_share": 0.25, "choose": rule}
+    page = as_markdown(outcome(tmp_path, confirm=(row(-1.0), row(0.0), chosen), settings=settings))
+    assert ("On the confirm prompts its replies have come farther" in page) is (not fluent and rule == "fluent")
+
+
 def test_a_better_alpha_that_was_left_out_for_its_replies_is_told(tmp_path):
     """Or the reader sees a higher reward in the table and is told that there is none."""
     astray = row(4.0, Interval(0.9, 0.1, 0.7, 1.1, 40), fluent=False)
