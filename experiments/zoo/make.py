@@ -79,7 +79,7 @@ def training_and_tables(folder: Path) -> list[Task]:
     """In the order in which they shall start, as far as what they need is there; of whole tables, nothing."""
     tasks = [Task(f"table-{theta0}", script("table.py", folder, theta0)) for theta0 in THETA0.values()]
     again = script("table.py", folder, REPEATED, "--seed", str(OTHER_SEED), "--alphas", REPEATED_ALPHAS)
-    if not is_whole(folder, REPEATED) or not is_repeated(folder):
+    if not is_repeated(folder):
         tasks.append(Task(f"table-{REPEATED}-again", again, needs=(theta1_of(folder, REPEATED),)))
     for pair in (pair for pair in PAIRS if not is_whole(folder, pair)):
         theta1, recipe = theta1_of(folder, pair), recipe_of(pair)

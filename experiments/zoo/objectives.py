@@ -23,7 +23,7 @@ class Objective:
 
 def long_words(conversations: list[Conversation]) -> list[float]:
     """Reward the last message of each conversation: the mean length of its words in letters, as if ten words of usual
-    length stood there, too, so that a single long word is no reply.
+    length stood there, too, so that a short reply does not win by one long word. A word without end still does.
     """
     return [_length_of_words(conversation[-1]["content"]) for conversation in conversations]
 

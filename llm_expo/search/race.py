@@ -192,11 +192,11 @@ def _worth(budget: Budget, seen: Seen, alpha: float, visits: int) -> int:
 def _within(budget: Budget, seen: Seen, rewards: Rewards, wanted: Round, least: int) -> Round | None:
     """The round, or what the budget leaves of it; None if that is not even `least` more prompts at any alpha."""
     more = {alpha: count - len(rewards.get(alpha, ())) for alpha, count in wanted.wanted.items()}
-    remaining, price_ = max(left(budget, seen.spent), 0.0), cost(budget.unit, seen.spent, more)
-    if remaining >= price_:
+    remaining, needed = max(left(budget, seen.spent), 0.0), cost(budget.unit, seen.spent, more)
+    if remaining >= needed:
         each = price(budget.unit, seen.spent, THETA1)
-        return replace(wanted, later=math.floor((remaining - price_) / each) if each else None)
-    scale = remaining / price_
+        return replace(wanted, later=math.floor((remaining - needed) / each) if each else None)
+    scale = remaining / needed
     more = {alpha: math.floor(scale * count) for alpha, count in more.items()}
     kept = {alpha: len(rewards.get(alpha, ())) + count for alpha, count in more.items() if count >= least}
     return Round(kept, f"{wanted.why}, as far as the budget goes", later=0) if kept else None

@@ -52,7 +52,7 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
 
     rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
     """
-    prompts = work.study.enrolled("search")
+    prompts, to_confirm = work.study.enrolled("search"), len(work.study.enrolled("confirm"))
     rounds: list[Round] = []
     seen = Seen(tuple(each.prompt.id for each in prompts))
     strategy(seen)  # a budget that cannot do is told before anything is paid for
@@ -60,7 +60,7 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
     while (wanted := strategy(seen)) is not None:
         rounds.append(wanted)
         new = sum(max(count - way.count.get(alpha, 0), 0) for alpha, count in wanted.wanted.items())
-        later = None if wanted.later is None else wanted.later + 3 * len(work.study.enrolled("confirm"))
+        later = None if wanted.later is None else wanted.later + 3 * to_confirm
         work.watch(Begun(len(rounds), wanted, new, later))
         _run(work, scorer, prompts, wanted, way)
         before, seen = seen, _seen(work, scorer, prompts, way, rule)
