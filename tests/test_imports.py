@@ -74,7 +74,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_package_itself_is_light():
-    rooms = "weights generation scoring search training training.algorithms catalogue terminal "
+    rooms = "weights generation scoring search training training.algorithms catalogue "
+    rooms += "terminal terminal.weights terminal.search terminal.training "
     rooms += "evaluation evaluation.alpaca_eval.words evaluation.mt_bench.words evaluation.lm_eval.words "
     rooms += "evaluation.lm_eval.tasks evaluation.lm_eval.paired"
     imports = ", ".join(["llm_expo", *(f"llm_expo.{room}" for room in rooms.split())])

@@ -5,7 +5,7 @@ from rich.console import Console
 from llm_expo.search import Round
 from llm_expo.search.events import Begun, Chosen, Done, Split, Tried
 from llm_expo.stats import Interval
-from llm_expo.terminal import _Standings
+from llm_expo.terminal.search import _Standings
 
 
 def shown(standings: _Standings) -> str:

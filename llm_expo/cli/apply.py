@@ -103,7 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Plan, and write or show the plan."""
     # Matrix products of our own threads' work: threads of BLAS's own would only be in their way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from llm_expo import terminal
+    from llm_expo.terminal import bytes_written
+    from llm_expo.terminal.weights import plan_record, show_plan, show_written
     from llm_expo.weights import Rounding, Sides, plan, plan_adapter, write
 
     if arguments.pair is not None:
@@ -128,12 +129,12 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.dry_run:
         if arguments.json:
-            print_json(terminal.plan_record(extrapolation))
+            print_json(plan_record(extrapolation))
         else:
-            terminal.show_plan(extrapolation)
+            show_plan(extrapolation)
         return
     # Ray tells of lost nodes on standard output, where nothing but the result belongs.
-    with redirect_stdout(sys.stderr), terminal.bytes_written(extrapolation.nbytes) as progress:
+    with redirect_stdout(sys.stderr), bytes_written(extrapolation.nbytes) as progress:
         written = write(
             extrapolation,
             arguments.out,
@@ -145,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(asdict(written))
     else:
-        terminal.show_written(written)
+        show_written(written)
         if "output" in extrapolation.selection:
             print(f"an adapter: {extrapolation.selection['output']}")
 

@@ -26,7 +26,7 @@ def check(arguments: argparse.Namespace, refuse: Refuse) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, judge, show."""
-    from llm_expo import terminal
+    from llm_expo.terminal.weights import show_comparison, show_lineage
     from llm_expo.weights import Direction, chart, compare, compare_three, judge, judge_three
     from llm_expo.weights.comparison import as_json
 
@@ -46,6 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({**record, "judgement": {**asdict(judgement), "sentence": str(judgement)}})
     elif arguments.aligned is None:
-        terminal.show_comparison(comparison, judgement)
+        show_comparison(comparison, judgement)
     else:
-        terminal.show_lineage(lineage, judgement)
+        show_lineage(lineage, judgement)

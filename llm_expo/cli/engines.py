@@ -1,4 +1,4 @@
-"""What makes replies and what scores them, from the options of a verb: sampling, engine, scorers, a judge."""
+"""What makes replies, from the options of a verb: sampling and engine."""
 
 import argparse
 import sys
@@ -8,18 +8,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_expo.cli.options import Refuse, numbers, positive
+from llm_expo.cli.options import Refuse, positive
 from llm_expo.errors import ExpoError
 
 if TYPE_CHECKING:
     from llm_expo.evaluation.models import Model
     from llm_expo.generation import Engine, Sampling
     from llm_expo.generation.whole import Whole
-    from llm_expo.scoring import Comparer, Scorer
-    from llm_expo.scoring.endpoint import Endpoint
     from llm_expo.weights import Direction
 
-_REPLICAS = 2
+REPLICAS = 2
 _GO_WITH = {
     "transformers": ("low_memory",),
     "vllm": ("vllm_python", "tensor_parallel", "device_memory"),
@@ -65,7 +63,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *flags: str) -> "argpars
         help="what makes the replies: transformers here, vLLM in a process of its own, or transformers in several "
         "replicas on a Ray cluster; default: %(default)s",
     )
-    group.add_argument("--replicas", type=positive, help=f"with ray; default: {_REPLICAS}")
+    group.add_argument("--replicas", type=positive, help=f"with ray; default: {REPLICAS}")
     group.add_argument(
         "--ray-address", metavar="HOST:PORT", help="with ray: a cluster that runs; default: this machine alone"
     )
@@ -81,31 +79,6 @@ def add_engine_options(parser: argparse.ArgumentParser, *flags: str) -> "argpars
         "--trust-remote-code", action="store_true", help="let Python code in the checkpoints and the reward model run"
     )
     return group
-
-
-def add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """Who judges; `judge_of` reads them."""
-    parser.add_argument(
-        "--judge", metavar="MODEL@URL", help="an OpenAI-compatible endpoint (docs/scoring.md); without URL, OpenAI's"
-    )
-    add_judge_terms(parser)
-
-
-def add_judge_terms(parser: argparse.ArgumentParser) -> None:
-    """What a judge costs, and how long it may take."""
-    parser.add_argument(
-        "--judge-prices",
-        type=_prices,
-        metavar="IN,OUT",
-        help="of a million tokens that a judge reads, and writes: its bill is then told",
-    )
-    parser.add_argument(
-        "--judge-timeout",
-        type=positive,
-        metavar="SECONDS",
-        help="to wait for one answer of a judge; a question that gets none is asked once more, then the run ends; "
-        "default: 120, for MT-Bench 600",
-    )
 
 
 def check_engine(arguments: argparse.Namespace, refuse: Refuse) -> None:
@@ -157,7 +130,7 @@ def engine_of(arguments: argparse.Namespace, direction: "Direction", sampling: "
                 ray_engine_from(
                     direction,
                     sampling,
-                    replicas=arguments.replicas or _REPLICAS,
+                    replicas=arguments.replicas or REPLICAS,
                     address=arguments.ray_address,
                     device=arguments.device,
                     low_memory=arguments.low_memory,
@@ -200,56 +173,6 @@ def whole_of(arguments: argparse.Namespace, direction: "Direction") -> "Whole":
     )
 
 
-def judge_of(arguments: argparse.Namespace, timeout: float | None = None) -> "Endpoint | None":
-    """The judge that `--judge` names, if any; its answers are kept in OUT/answers.sqlite.
-
-    timeout: seconds to wait for one of them, unless the options say.
-    """
-    if arguments.judge is None:
-        return None
-    from llm_expo.scoring.spec import endpoint_from
-
-    answers = arguments.out / "answers.sqlite"
-    return endpoint_from(arguments.judge, answers, arguments.judge_prices, arguments.judge_timeout or timeout)
-
-
-def tell_bill(judge: "Endpoint", asker: str) -> None:
-    """What the judge's answers cost so far, on standard error."""
-    from llm_expo import terminal
-
-    bill = judge.bill(asker)
-    price = "" if bill.price is None else f", {bill.price:,.2f} in all"
-    uncounted = f" ({bill.uncounted} came without their tokens)" if bill.uncounted else ""
-    terminal.note(
-        f"{judge.model}: {bill.answers:,} answers, {bill.tokens_in:,} tokens read, {bill.tokens_out:,} written{price}"
-        f"{uncounted}"
-    )
-
-
-def scorers_of(arguments: argparse.Namespace, held: ExitStack) -> "list[Scorer | Comparer]":
-    """The scorers that `--scorer` names; with Ray, reward models in as many replicas as the engine."""
-    from llm_expo.scoring import Scorer, scorer_from, scorers_from
-
-    device = None if arguments.device == "auto" else arguments.device  # a reward model takes one
-    usual: dict[str, Any] = {"device": device, "trust_remote_code": arguments.trust_remote_code}
-
-    def make(spec: str) -> Scorer:
-        if arguments.engine != "ray" or not spec.startswith("reward-model:"):
-            return scorer_from(spec, **usual)
-        from llm_expo.scoring.ray_scorer import ray_scorer_from
-
-        replicas = arguments.replicas or _REPLICAS
-        return held.enter_context(ray_scorer_from(spec, replicas=replicas, address=arguments.ray_address, **usual))
-
-    return scorers_from(
-        arguments.scorer,
-        make,
-        answers=arguments.out / "answers.sqlite",
-        prices=arguments.judge_prices,
-        timeout=arguments.judge_timeout,
-    )
-
-
 def device_of(name: str | None) -> str:
     """The device that was asked for, if this machine has it; a GPU, if there is one, by default."""
     import torch
@@ -263,10 +186,3 @@ def device_of(name: str | None) -> str:
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise ExpoError(f"--device {name}: {str(error).splitlines()[0].split('. ')[0]}") from None
     return name
-
-
-def _prices(text: str) -> tuple[float, float]:
-    prices = numbers(text)
-    if len(prices) != 2 or min(prices) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two prices, as in 0.25,2")
-    return prices[0], prices[1]

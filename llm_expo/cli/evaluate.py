@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from llm_expo.cli.engines import add_engine_options, add_judge_options, add_sampling_options, check_engine
+from llm_expo.cli.engines import add_engine_options, add_sampling_options, check_engine
 from llm_expo.cli.options import Refuse, positive
+from llm_expo.cli.scorers import add_judge_options
 from llm_expo.cli.yardsticks import alpaca_eval, lm_eval, mt_bench
 
 YARDSTICKS: dict[str, ModuleType] = {"alpaca_eval": alpaca_eval, "mt_bench": mt_bench, "lm_eval": lm_eval}

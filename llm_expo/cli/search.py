@@ -6,15 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_expo.cli.engines import (
-    add_engine_options,
-    add_judge_terms,
-    add_sampling_options,
-    check_engine,
-    engine_of,
-    sampling_of,
-    scorers_of,
-)
+from llm_expo.cli.engines import add_engine_options, add_sampling_options, check_engine, engine_of, sampling_of
 from llm_expo.cli.options import (
     Refuse,
     add_checkpoints,
@@ -25,6 +17,7 @@ from llm_expo.cli.options import (
     print_json,
     reading,
 )
+from llm_expo.cli.scorers import add_judge_terms, scorers_of
 from llm_expo.cli.tax import add_tax_options, check_tax, limit_of
 from llm_expo.errors import MissingExtraError
 
@@ -141,11 +134,11 @@ def run(arguments: argparse.Namespace) -> int:
     for package in ("transformers", "jinja2", "scipy", "psutil"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "search")
-    from llm_expo import terminal
     from llm_expo.generation import read_prompts
     from llm_expo.report import as_json, write_report
     from llm_expo.search import Verdict, search
     from llm_expo.search.run import BATCH_SIZE
+    from llm_expo.terminal.search import search_logged, search_watched, show_outcome
     from llm_expo.weights import Direction
 
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
@@ -155,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
         engine = engine_of(arguments, direction, sampling_of(arguments), held)
         scorers = scorers_of(arguments, held)
         limit = limit_of(arguments, direction, engine)
-        with terminal.search_logged() if arguments.log_json else terminal.search_watched() as watch:
+        with search_logged() if arguments.log_json else search_watched() as watch:
             outcome = search(
                 direction,
                 prompts,
@@ -178,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(outcome))
     else:
-        terminal.show_outcome(outcome, str(page))
+        show_outcome(outcome, str(page))
     return 3 if arguments.require_ship and outcome.verdict is not Verdict.SHIP else 0
 
 

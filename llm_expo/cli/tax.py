@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_expo.cli.engines import whole_of
 from llm_expo.cli.options import Refuse
+from llm_expo.cli.yardsticks.lm_eval import manner_of
 from llm_expo.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def limit_of(arguments: argparse.Namespace, direction: "Direction", engine: "Eng
     harness.quieten()
     harness.find([each.name for each in asked], arguments.tasks_from)  # before hours of other work
 
+    out = arguments.out / "tax"
+    manner = manner_of(arguments, out, None, arguments.batch_size or 32)
+
     def price(alpha: float) -> "Interval":
         from llm_expo.evaluation.lm_eval.paired import score_cells
         from llm_expo.evaluation.lm_eval.run import measure
@@ -89,12 +93,9 @@ def limit_of(arguments: argparse.Namespace, direction: "Direction", engine: "Eng
                 [Model(_THETA1, str(direction.aligned.path)), Model(f"alpha-{alpha:g}", str(folder))],
                 lambda model: whole_of(arguments, _side(direction, model)),
                 asked,
-                arguments.out / "tax",
-                tasks_from=arguments.tasks_from,
-                chat=arguments.chat_template,
-                limit=None,
-                batch_size=arguments.batch_size or 32,
-                watch=_Told(),
+                out,
+                manner,
+                _Told(),
             )
         return lost(score_cells(answered))
 

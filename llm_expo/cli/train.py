@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
 
         datasets.disable_progress_bars()
         os.environ.setdefault("TQDM_DISABLE", "1")
-    from llm_expo import terminal
+    from llm_expo.terminal import show_lines
+    from llm_expo.terminal.training import training_watched
     from llm_expo.training.plan import make_plan, plan_lines
     from llm_expo.training.recipe import read_recipe
     from llm_expo.training.run import next_step, train
@@ -57,9 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print_json(asdict(plan))
         else:
-            terminal.show_lines(plan_lines(plan))
+            show_lines(plan_lines(plan))
         return
-    with terminal.training_watched() as watch:
+    with training_watched() as watch:
         trained = train(recipe, arguments.out, watch)
     if not first:
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm_expo.cli import main
-from llm_expo.terminal import training_watched
+from llm_expo.terminal.training import training_watched
 from llm_expo.training.events import Stepped
 from llm_expo.training.recipe import AlgorithmName, Lora, Recipe
 from llm_expo.training.run import next_step

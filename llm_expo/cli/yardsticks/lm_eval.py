@@ -15,7 +15,7 @@ from llm_expo.cli.options import Refuse, print_json
 from llm_expo.errors import EvaluationError, MissingExtraError
 
 if TYPE_CHECKING:
-    from llm_expo.evaluation.lm_eval.on_vllm import OnVllm
+    from llm_expo.evaluation.lm_eval.run import Manner
     from llm_expo.evaluation.lm_eval.tax import Cell
 
 
@@ -76,12 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
             lambda model: whole_of(arguments, Direction.alone(model.place)),
             FAST if arguments.fast else read_tasks(arguments.tasks or "leaderboard"),
             arguments.out,
-            tasks_from=arguments.tasks_from,
-            chat=arguments.chat_template,
-            limit=arguments.limit,
-            batch_size=arguments.batch_size,
-            watch=watch,
-            vllm=_vllm_of(arguments),
+            manner_of(arguments, arguments.out, arguments.limit, arguments.batch_size),
+            watch,
         )
     shown = columns(answered[0].items)
     results = [each for model in models for each in read_results(arguments.out / model.name / "results.json")]
@@ -113,17 +109,22 @@ def run_elsewhere(arguments: argparse.Namespace) -> None:
     _show(words.table(cells), [words.HOW_TO_READ, *words.standing_out(cells)])
 
 
-def _vllm_of(arguments: argparse.Namespace) -> "OnVllm | None":
-    """vLLM, if that is what was asked for."""
-    if arguments.engine != "vllm":
-        return None
-    from llm_expo.evaluation.lm_eval.on_vllm import OnVllm
+def manner_of(arguments: argparse.Namespace, out: Path, limit: int | None, batch_size: int) -> "Manner":
+    """How the options want tasks put: by vLLM, whose log is in `out`, if that is the engine that was asked for."""
+    from llm_expo.evaluation.lm_eval.run import Manner
 
-    return OnVllm(
-        arguments.vllm_python,
-        arguments.tensor_parallel or 1,
-        arguments.device_memory,
-        log=arguments.out / "vllm.log",
+    vllm = None
+    if arguments.engine == "vllm":
+        from llm_expo.evaluation.lm_eval.on_vllm import OnVllm
+
+        parallel = arguments.tensor_parallel or 1
+        vllm = OnVllm(arguments.vllm_python, parallel, arguments.device_memory, out / "vllm.log")
+    return Manner(
+        tasks_from=arguments.tasks_from,
+        chat=arguments.chat_template,
+        limit=limit,
+        batch_size=batch_size,
+        vllm=vllm,
     )
 
 

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_expo.cli.engines import judge_of, opened, sampling_of, tell_bill
+from llm_expo.cli.engines import opened, sampling_of
 from llm_expo.cli.options import Refuse, print_json
+from llm_expo.cli.scorers import judge_of, tell_bill
 from llm_expo.errors import MissingExtraError
 
 if TYPE_CHECKING:

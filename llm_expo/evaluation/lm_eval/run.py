@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,32 +21,39 @@ if TYPE_CHECKING:
     from llm_expo.generation.whole import Whole
 
 
-def measure(
-    models: Sequence[Model],
-    opened: Callable[[Model], "Whole"],
-    asked: Sequence[Asked],
-    out: Path,
-    *,
-    tasks_from: Path | None,
-    chat: bool,
-    limit: int | None,
-    batch_size: int,
-    watch: Watch,
-    vllm: "OnVllm | None" = None,
-) -> list[Answered]:
-    """Put every task to every model; OUT/NAME holds what came of it (kept.py).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How tasks are put.
 
     tasks_from: a folder with tasks of one's own, as YAML.
     chat: through the model's chat template; otherwise as plain text.
     limit: the first items of each task only.
     vllm: what runs the models, unless it is transformers in this process.
+    """
+
+    tasks_from: Path | None
+    chat: bool
+    limit: int | None
+    batch_size: int
+    vllm: "OnVllm | None"
+
+
+def measure(
+    models: Sequence[Model],
+    opened: Callable[[Model], "Whole"],
+    asked: Sequence[Asked],
+    out: Path,
+    manner: Manner,
+    watch: Watch,
+) -> list[Answered]:
+    """Put every task to every model; OUT/NAME holds what came of it (kept.py).
 
     Returns the items of the tasks that were asked for. Raises EvaluationError as harness.py, kept.py and paired.py do,
     EngineError as `Whole` does; what was finished is kept.
     """
     harness.quieten()
     wholes = [opened(model) for model in models]
-    records = [_read(model, whole, out, chat, limit, vllm) for model, whole in zip(models, wholes, strict=True)]
+    records = [_read(model, whole, out, manner) for model, whole in zip(models, wholes, strict=True)]
     loaded: dict[Asked, dict[str, Any]] = {}
     for model, record in zip(models, records, strict=True):
         for each in asked:
@@ -54,9 +62,9 @@ def measure(
                 loaded[each] = {}
     # Before any model: a task that is not there, or its data, need not wait for one.
     if loaded:
-        if vllm is not None:
-            _ = vllm.environment  # fails at once where something is missing
-        manager = harness.find([each.name for each in loaded], tasks_from)
+        if manner.vllm is not None:
+            _ = manner.vllm.environment  # fails at once where something is missing
+        manager = harness.find([each.name for each in loaded], manner.tasks_from)
         loaded = {each: harness.load(manager, each) for each in loaded}
     for model, whole, record in zip(models, wholes, records, strict=True):
         wanted = []
@@ -65,9 +73,7 @@ def measure(
             names = leaves(record, out / model.name, each)
             wanted += [(each, name, tasks[name]) for name in names if name not in record["results"]]
         if wanted:
-            _ask(
-                model, whole, record, wanted, out, chat=chat, limit=limit, batch_size=batch_size, watch=watch, vllm=vllm
-            )
+            _ask(model, whole, record, wanted, out, manner, watch)
             gc.collect()  # lm-eval's wrapper refers to itself, and the next model needs the memory
     return [
         read_answered(
@@ -77,10 +83,11 @@ def measure(
     ]
 
 
-def _read(model: Model, whole: "Whole", out: Path, chat: bool, limit: int | None, vllm: "OnVllm | None") -> Record:
+def _read(model: Model, whole: "Whole", out: Path, manner: Manner) -> Record:
+    chat, limit = manner.chat, manner.limit
     if chat:
         require_template(whole.tokenizer, whole.direction.aligned.tokenizer_folder)
-    engine, source = ("transformers", "hf") if vllm is None else ("vllm", "vllm")
+    engine, source = ("transformers", "hf") if manner.vllm is None else ("vllm", "vllm")
     ours = {"engine": engine, "lm_eval": harness.VERSION, "chat template": chat, "limit": limit}
     settings = {**whole.settings, **ours}
     record = read_kept(out / model.name, settings)
@@ -101,25 +108,21 @@ def _ask(
     record: Record,
     wanted: Sequence[tuple[Asked, str, Any]],
     out: Path,
-    *,
-    chat: bool,
-    limit: int | None,
-    batch_size: int,
+    manner: Manner,
     watch: Watch,
-    vllm: "OnVllm | None",
 ) -> None:
     watch(f"{model.name}: loading", 0, 1)
     opened: AbstractContextManager[Any]
-    if vllm is None:
-        opened = nullcontext(harness.wrapped(whole.load(), whole.tokenizer, batch_size))
+    if manner.vllm is None:
+        opened = nullcontext(harness.wrapped(whole.load(), whole.tokenizer, manner.batch_size))
     else:
-        opened = vllm.opened(whole, batch_size)
-        record["llm_expo"]["environment"] = vllm.environment
+        opened = manner.vllm.opened(whole, manner.batch_size)
+        record["llm_expo"]["environment"] = manner.vllm.environment
     with opened as lm:
         for asked, name, task in wanted:
             progress = _counter(watch, f"{model.name}: {name}")
             try:
-                found, samples = harness.put(lm, name, task, asked.shots, chat, limit, progress)
+                found, samples = harness.put(lm, name, task, asked.shots, manner.chat, manner.limit, progress)
             except EvaluationError as error:
                 raise EvaluationError(f"{model.name}: {error}") from error
             keep(out / model.name, record, asked, found, samples)
