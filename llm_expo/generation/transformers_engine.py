@@ -29,7 +29,7 @@ from llm_expo.generation.engine import Json, Reply, Request
 from llm_expo.generation.moving import Device, InMemory, LiveModel, OnDisk, Scaled, Still, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.packing import pack
-from llm_expo.generation.parts import cut, in_parts
+from llm_expo.generation.parts import Part, cut, in_parts
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling, sample
 from llm_expo.generation.vocabulary import Vocabulary
@@ -42,6 +42,13 @@ B = TypeVar("B")
 
 _ROWS_ON_CPU = 32
 """Replies that a thread computes together: more would gain little, and leave other threads without work."""
+
+_FEW_ON_CPU = 16
+"""What so few take is the reading of the weights: a thread alone cannot read as fast as memory gives, and two with a
+half of the replies each would have to read all weights twice."""
+
+_THREADS_OF_FEW = 2
+"""Not as many as there are: how a matrix is shared out among threads may change the last bits of a product."""
 
 _READ_ON_CPU = 8
 """Replies that a thread reads together: what is computed of more of them does not stay in the cache."""
@@ -116,7 +123,7 @@ class TransformersEngine:
     @cached_property
     def settings(self) -> dict[str, Json]:
         return {
-            "engine": "transformers/3",  # counts the arithmetics: a study is not continued with another
+            "engine": "transformers/4",  # counts the arithmetics: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
             "dtype": self._dtype,
@@ -161,13 +168,13 @@ class TransformersEngine:
         self, alpha: float, batches: Iterable[Sequence[Request]], *, abandoned: Event | None = None
     ) -> Iterator[list[Reply]]:
         """See `Engine`. Ends with an EngineError soon after another thread has set `abandoned`."""
-        model, rows = self._model(alpha), self._rows
+        model = self._model(alpha)
         # `generate` takes what is not set from the model's own configuration, a repetition penalty for one.
         model.generation_config = GenerationConfig()
         yield from self._at_work(
             batches,
             lambda part, abandoned: self._as_memory_allows(lambda some: self._decoded(model, some, abandoned), part),
-            lambda batch: cut([len(request.tokens) for request in batch], rows),
+            self._parts_to_make,
             abandoned,
         )
 
@@ -175,19 +182,22 @@ class TransformersEngine:
         self,
         batches: Iterable[Sequence[A]],
         compute: Callable[[Sequence[A], Event], list[B]],
-        parted: Callable[[Sequence[A]], list[list[int]]],
+        parted: Callable[[Sequence[A]], list[Part]],
         abandoned: Event | None = None,
     ) -> Iterator[list[B]]:
-        """On a CPU several workers with a thread each, which do more than one with several; no answer depends on it."""
+        """On a CPU by several workers with a thread each, unless a part wants more: they do more than one with several.
+
+        No answer depends on how many workers there are.
+        """
         threads = torch.get_num_threads()
 
-        def start() -> None:
+        def ready(own: int) -> None:
             if self._on_cpu:
-                torch.set_num_threads(1)
+                torch.set_num_threads(own)
 
         try:
             yield from in_parts(
-                batches, compute, parted=parted, workers=self._workers, start=start, abandoned=abandoned
+                batches, compute, parted=parted, workers=self._workers, ready=ready, abandoned=abandoned
             )
         finally:
             torch.set_num_threads(threads)
@@ -217,6 +227,14 @@ class TransformersEngine:
                 logger.warning("out of memory at %d replies at once: going on with %d", len(some), self._rows)
         return done
 
+    def _parts_to_make(self, batch: Sequence[Request]) -> list[Part]:
+        sizes = [len(request.tokens) for request in batch]
+        if not self._on_cpu:
+            return cut(sizes, self._rows)
+        if len(batch) <= _FEW_ON_CPU:
+            return cut(sizes, self._rows, threads=_THREADS_OF_FEW)
+        return cut(sizes, self._rows, fewest=2)
+
     def _decoded(self, model: PreTrainedModel, requests: Sequence[Request], abandoned: Event) -> list[Reply]:
         keys = [stream(self._sampling.seed, request.prompt, request.noise) for request in requests]
         streams = torch.tensor(keys, device=self._device)
@@ -238,11 +256,11 @@ class TransformersEngine:
             batches, lambda part, _: self._as_memory_allows(partial(self._read, model), part), self._parts_to_read
         )
 
-    def _parts_to_read(self, batch: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
+    def _parts_to_read(self, batch: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Part]:
         longest = max(len(reply) for _, reply in batch)
         most = max(1, _LOGIT_ELEMENTS // (longest * self._vocabulary.config.vocab_size))
         sizes = [len(prompt) + len(reply) for prompt, reply in batch]
-        return cut(sizes, min(most, _READ_ON_CPU) if self._on_cpu else most)
+        return cut(sizes, min(most, _READ_ON_CPU), fewest=2) if self._on_cpu else cut(sizes, most)
 
     def _read(self, model: PreTrainedModel, part: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
         inputs, mask = pad_left([[*prompt, *reply] for prompt, reply in part], self._vocabulary.stops[0], self._device)

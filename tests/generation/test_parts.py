@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from llm_expo.generation.parts import cut, in_parts
+from llm_expo.generation.parts import Part, cut, in_parts
 
 
 def in_twos(batch):
@@ -12,10 +12,12 @@ def in_twos(batch):
 
 
 def test_a_batch_is_cut_by_size_into_even_parts():
-    assert cut([3, 9, 1, 7, 5], 2) == [[1], [3, 4], [0, 2]]
-    assert cut([3, 9, 1], None) == [[1, 0, 2]]
-    assert [len(part) for part in cut([0] * 100, 32)] == [25] * 4
-    assert cut([0] * 5, 5) == [[0, 1, 2, 3, 4]]
+    assert cut([3, 9, 1, 7, 5], 2) == [Part([1]), Part([3, 4]), Part([0, 2])]
+    assert cut([3, 9, 1], None) == [Part([1, 0, 2])]
+    assert [len(part.places) for part in cut([0] * 100, 32)] == [25] * 4
+    assert cut([0] * 5, 5) == [Part([0, 1, 2, 3, 4])]
+    assert cut([3, 9, 1], 5, fewest=2) == [Part([1]), Part([0, 2])]
+    assert cut([7], 5, fewest=2, threads=3) == [Part([0], 3)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -31,6 +33,28 @@ def test_parts_do_not_depend_on_the_workers(workers):
     assert answers == [[f"{element}!" for element in batch] for batch in batches]
     assert seen == {("dddd", "aaa"), ("cc", "b"), ("e",), ("hhh",), ("ff", "g")}
     assert list(in_parts([], compute, parted=in_twos, workers=workers)) == []
+
+
+def test_parts_that_want_several_threads_are_fewer_at_once():
+    lock, running, most, told = threading.Lock(), set(), 0, []
+
+    def compute(part, abandoned):
+        nonlocal most
+        with lock:
+            running.add(part[0])
+            most = max(most, len(running))
+        abandoned.wait(0.02)
+        with lock:
+            running.discard(part[0])
+        return part
+
+    batches = [[number] for number in range(12)]
+    answers = in_parts(
+        batches, compute, parted=lambda batch: [Part([0], 3)], workers=6, ready=lambda own: told.append(own)
+    )
+    assert list(answers) == batches
+    assert most == 2
+    assert told == [3] * 12
 
 
 def test_an_error_ends_the_rest():

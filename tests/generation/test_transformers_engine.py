@@ -363,11 +363,18 @@ def test_a_models_own_code_is_not_run_unasked(pair):
 
 def test_replies_do_not_depend_on_the_number_of_workers(pair, engine):
     """Bit for bit, so that a study may go on with another: what is computed together is the batch's affair."""
-    batches = [requests(engine, *range(40)), requests(engine, 40, 41, 42)]
-    several = TransformersEngine(Direction.open(*pair), SAMPLING, device="cpu", workers=3)
+    many, few = [requests(engine, *range(40)), requests(engine, 40, 41, 42)], [requests(engine, *range(8))]
+    engines = [TransformersEngine(Direction.open(*pair), SAMPLING, device="cpu", workers=n) for n in (1, 2, 3)]
     threads = torch.get_num_threads()
-    for alpha in (0.0, 0.8):
-        assert list(several.generate(alpha, batches)) == list(engine.generate(alpha, batches))
+    for alpha, batches in ((0.0, many), (0.8, many), (0.8, few)):
+        one, *others = (list(each.generate(alpha, batches)) for each in engines)
+        assert all(other == one for other in others)
+        texts = [
+            [(r.tokens, reply.tokens) for r, reply in zip(*each, strict=True)]
+            for each in zip(batches, one, strict=True)
+        ]
+        read, *others = (list(each.log_probabilities(alpha, texts)) for each in engines)
+        assert all(other == read for other in others)
     assert torch.get_num_threads() == threads
 
 
@@ -411,7 +418,7 @@ def test_a_model_that_is_spread_replies_alike(pair, engine):
 
 
 def test_out_of_memory_halves_what_is_computed_together(engine, monkeypatch, caplog):
-    [expected] = engine.generate(0.0, [requests(engine, *range(20))])
+    [expected] = engine.generate(0.0, [requests(engine, *range(16))])
     sizes = []
 
     def decode_some(model, prompts, *rest):
@@ -421,12 +428,12 @@ def test_out_of_memory_halves_what_is_computed_together(engine, monkeypatch, cap
         return decode(model, prompts, *rest)
 
     monkeypatch.setattr("llm_expo.generation.transformers_engine.decode", decode_some)
-    [replies] = engine.generate(0.0, [requests(engine, *range(20))])
+    [replies] = engine.generate(0.0, [requests(engine, *range(16))])
     assert replies == expected
-    assert sizes == [20, 10, 5, 5, 5, 5]
-    assert "out of memory at 20 replies at once: going on with 10" in caplog.text
+    assert sizes == [16, 8, 4, 4, 4, 4]
+    assert "out of memory at 16 replies at once: going on with 8" in caplog.text
     list(engine.generate(0.0, [requests(engine, *range(7))]))
-    assert max(sizes[6:]) <= 5
+    assert max(sizes[6:]) <= 4
 
     def refused(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory")
