@@ -8,6 +8,9 @@ from llm_expo.generation.prompts import Prompt
 
 Json = str | int | float | bool | None
 
+Text = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt and of a reply."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -64,9 +67,7 @@ class Engine(Protocol):
     def generate(self, alpha: float, batches: Iterable[Sequence[Request]]) -> Iterator[list[Reply]]:
         """The replies of theta(alpha), batch by batch, in the order asked."""
 
-    def log_probabilities(
-        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
-    ) -> Iterator[list[float]]:
+    def log_probabilities(self, alpha: float, batches: Iterable[Sequence[Text]]) -> Iterator[list[float]]:
         """Mean log-probability per token of the second of each (prompt, reply) under theta(alpha).
 
         In nats, at temperature 1, without filters.

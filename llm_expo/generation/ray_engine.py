@@ -20,15 +20,13 @@ from llm_expo.cluster.connection import connected, cores_of_nodes
 from llm_expo.cluster.dispatch import Dispatcher
 from llm_expo.cluster.replicas import Replicas, gpus_each, threads_each
 from llm_expo.errors import EngineError
-from llm_expo.generation.engine import Json, Reply, Request
+from llm_expo.generation.engine import Json, Reply, Request, Text
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling
 from llm_expo.generation.transformers_engine import TransformersEngine
 from llm_expo.weights import Direction, OutputDtype
 
 A = TypeVar("A")
-Text = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a prompt and of a reply."""
 
 _SHARED = "both checkpoints have to lie on storage that every node sees under the same path"
 

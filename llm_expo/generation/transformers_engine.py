@@ -25,7 +25,7 @@ import llm_expo
 from llm_expo.checkpoints import fingerprint
 from llm_expo.errors import EngineError
 from llm_expo.generation.decoding import decode, pad_left
-from llm_expo.generation.engine import Json, Reply, Request
+from llm_expo.generation.engine import Json, Reply, Request, Text
 from llm_expo.generation.moving import Device, InMemory, LiveModel, OnDisk, Scaled, Still, fits_in_memory
 from llm_expo.generation.noise import stream
 from llm_expo.generation.packing import pack
@@ -248,21 +248,19 @@ class TransformersEngine:
         rows = decode(model, prompts, draw, self._vocabulary.stops, self._sampling.max_tokens)
         return [self._vocabulary.reply(row) for row in rows]
 
-    def log_probabilities(
-        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
-    ) -> Iterator[list[float]]:
+    def log_probabilities(self, alpha: float, batches: Iterable[Sequence[Text]]) -> Iterator[list[float]]:
         model = self._model(alpha)
         yield from self._at_work(
             batches, lambda part, _: self._as_memory_allows(partial(self._read, model), part), self._parts_to_read
         )
 
-    def _parts_to_read(self, batch: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Part]:
+    def _parts_to_read(self, batch: Sequence[Text]) -> list[Part]:
         longest = max(len(reply) for _, reply in batch)
         most = max(1, _LOGIT_ELEMENTS // (longest * self._vocabulary.config.vocab_size))
         sizes = [len(prompt) + len(reply) for prompt, reply in batch]
         return cut(sizes, min(most, _READ_ON_CPU), fewest=2) if self._on_cpu else cut(sizes, most)
 
-    def _read(self, model: PreTrainedModel, part: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    def _read(self, model: PreTrainedModel, part: Sequence[Text]) -> list[float]:
         inputs, mask = pad_left([[*prompt, *reply] for prompt, reply in part], self._vocabulary.stops[0], self._device)
         positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
         # The head is a good part of a small model: no logits for the prompts.

@@ -22,7 +22,7 @@ from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.header import Tensor
 from llm_expo.errors import EngineError
 from llm_expo.generation.child import Child, question
-from llm_expo.generation.engine import Json, Reply, Request
+from llm_expo.generation.engine import Json, Reply, Request, Text
 from llm_expo.generation.moving import folder_at
 from llm_expo.generation.noise import stream
 from llm_expo.generation.prompts import Prompt
@@ -166,9 +166,7 @@ class VllmEngine:
             )
             yield [self._vocabulary.reply(row) for row in rows]
 
-    def log_probabilities(
-        self, alpha: float, batches: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]]
-    ) -> Iterator[list[float]]:
+    def log_probabilities(self, alpha: float, batches: Iterable[Sequence[Text]]) -> Iterator[list[float]]:
         for batch in batches:
             self.move(alpha)
             prompts, replies = zip(*batch, strict=True)

@@ -27,12 +27,9 @@ def confirm(work: Work, scorers: Sequence[Scorer | Comparer], choice: float) -> 
     prompts = work.study.enrolled("confirm")
     ids = [each.prompt.id for each in prompts]
     finalists = sorted({THETA1, THETA0, choice}, key=abs)
-    observed = {}
-    for alpha in finalists:
-        replies = {prompt: reply for batch in work.answer(alpha, prompts, "confirm") for prompt, reply in batch.items()}
-        observed[alpha] = Observed(replies)
-    for alpha in finalists:
-        observed[alpha] = Observed(observed[alpha].replies, work.read(alpha, THETA0, prompts, "confirm"))
+    replies = {alpha: work.answered(alpha, prompts, "confirm") for alpha in finalists}
+    read = work.read(THETA0, dict.fromkeys(finalists, prompts), "confirm")
+    observed = {alpha: Observed(replies[alpha], read[alpha]) for alpha in finalists}
     for scorer in scorers:
         work.score(scorer, dict.fromkeys(finalists, prompts), "confirm")
 

@@ -44,7 +44,7 @@ class Done:
     """`done` of `total` replies of `part` at `alpha` that were missing are through `activity`, after `seconds`.
 
     The first one, with `done` 0, comes as the activity begins.
-    `tokens` are those of these replies, while they are generated. alpha is None where replies of several are scored.
+    `tokens` are those of these replies, while they are generated. alpha is None where those of several are at it.
     """
 
     activity: Activity

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from llm_expo.scoring import Comparer, Scorer
 from llm_expo.search.choice import Rule
 from llm_expo.search.events import Begun, Tried
-from llm_expo.search.guard import Calibration, Objection, Observed, astray, calibrate, judge
+from llm_expo.search.guard import FEWEST, Calibration, Objection, Observed, astray, calibrate, judge
 from llm_expo.search.outcome import THETA0, THETA1, gain_over_theta1
 from llm_expo.search.rounds import Round, Seen, Spent, Strategy
 from llm_expo.search.study import Enrolled, Spending
@@ -71,16 +71,11 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
 
 def calibrated(work: Work, prompts: Sequence[Enrolled]) -> Calibration:
     """The guard's measure of theta0 and theta1, from their replies to some of the search prompts."""
-    replies = {}
-    for alpha in (THETA1, THETA0):
-        replies[alpha] = {
-            prompt: reply for batch in work.answer(alpha, prompts, "search") for prompt, reply in batch.items()
-        }
-    recall = work.read(THETA1, THETA1, prompts, "search")
-    theta1, theta0 = (
-        Observed(replies[alpha], work.read(alpha, THETA0, prompts, "search")) for alpha in (THETA1, THETA0)
-    )
-    return calibrate(theta0, replace(theta1, recall=recall), work.engine.special_tokens)
+    theta1 = work.answered(THETA1, prompts, "search")
+    recall = work.read(THETA1, {THETA1: prompts}, "search")[THETA1]
+    theta0 = work.answered(THETA0, prompts, "search")
+    read = work.read(THETA0, {THETA1: prompts, THETA0: prompts}, "search")
+    return calibrate(Observed(theta0, read[THETA0]), Observed(theta1, read[THETA1], recall), work.engine.special_tokens)
 
 
 def _run(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wanted: Round, way: _Way) -> None:
@@ -94,8 +89,8 @@ def _run(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wan
             continue
         asked[alpha] = _visit(work, alpha, new, prompts[:CALIBRATION], way)
         way.count[alpha] = way.count.get(alpha, 0) + len(asked[alpha])
-    for alpha, new in asked.items():
-        _look(way, alpha, log_probabilities=work.read(alpha, THETA0, new, "search"))
+    for alpha, read in work.read(THETA0, asked, "search").items():
+        _look(way, alpha, log_probabilities=read)
     work.score(scorer, asked, "search")
     for alpha in asked:
         work.watch(_tried(work, scorer, prompts, alpha, way))
@@ -112,8 +107,10 @@ def _visit(
 
     known: those that theta1 answered for the calibration.
     """
-    if alpha not in (THETA0, THETA1) and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
-        _look(way, alpha, recall=work.read(THETA1, alpha, known, "search"))
+    between = THETA0 <= alpha <= THETA1  # where there is no collapse
+    if not between and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
+        few = known[: max(len(new), FEWEST)]
+        _look(way, alpha, recall=work.read(alpha, {THETA1: few}, "search")[THETA1])
     answered = 0
     if alpha not in way.objections:
         with closing(work.answer(alpha, new, "search")) as batches:  # what is under way elsewhere stops at its end

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from llm_expo.generation import Engine, Reply, Request
+from llm_expo.generation.engine import Text
 from llm_expo.scoring import Comparer, Conversation, Resting, Scorer, rewards
 from llm_expo.search.events import Done, Event
 from llm_expo.search.outcome import THETA1
@@ -65,27 +66,42 @@ class Work:
                 self.watch(Done("generate", part, alpha, done, total, tokens, now - start))
             yield {each.prompt.id: held[each.prompt.id] for each in batch}
 
-    def read(self, alpha: float, under: float, asked: Sequence[Enrolled], part: Part) -> dict[str, float]:
-        """The log-probability under theta(under) of each reply of theta(alpha) that there is, by prompt id."""
-        held, replies = self.study.log_probabilities(alpha, under), self.study.replies(alpha)
-        there = [each for each in asked if each.prompt.id in replies]
-        missing = [each for each in there if each.prompt.id not in held]
-        self._count(under, ((alpha, under, each.prompt.id) for each in there))
-        if not missing:
-            return {each.prompt.id: held[each.prompt.id] for each in there}
-        self.watch(Done("read", part, alpha, 0, len(missing), 0, 0.0))
+    def answered(self, alpha: float, asked: Sequence[Enrolled], part: Part) -> dict[str, Reply]:
+        """All of them."""
+        return {prompt: reply for batch in self.answer(alpha, asked, part) for prompt, reply in batch.items()}
+
+    def read(
+        self, under: float, asked: Mapping[float, Sequence[Enrolled]], part: Part
+    ) -> dict[float, dict[str, float]]:
+        """The log-probability under theta(under) of the replies that there are, by alpha and prompt id.
+
+        All in one call, which an engine may work on at once.
+        """
+        found: dict[float, dict[str, float]] = {}
+        batches: list[tuple[float, Sequence[Enrolled], list[Text]]] = []
+        for alpha, enrolled in asked.items():
+            held, replies = self.study.log_probabilities(alpha, under), self.study.replies(alpha)
+            there = [each for each in enrolled if each.prompt.id in replies]
+            self._count(under, ((alpha, under, each.prompt.id) for each in there))
+            found[alpha] = {each.prompt.id: held[each.prompt.id] for each in there if each.prompt.id in held}
+            missing = [each for each in there if each.prompt.id not in held]
+            for batch in _batches(missing, self._batch_size):
+                batches.append((alpha, batch, [(each.tokens, replies[each.prompt.id].tokens) for each in batch]))
+        if not batches:
+            return found
+        total, whose = sum(len(batch) for _, batch, _ in batches), next(iter(asked)) if len(asked) == 1 else None
+        self.watch(Done("read", part, whose, 0, total, 0, 0.0))
         self._move(under)
-        batches = _batches(missing, self._batch_size)
-        texts = ([(each.tokens, replies[each.prompt.id].tokens) for each in batch] for batch in batches)
         done, start = 0, time.monotonic()
         since = start
-        for batch, values in zip(batches, self.engine.log_probabilities(under, texts), strict=True):
+        read = self.engine.log_probabilities(under, [texts for *_, texts in batches])
+        for (alpha, batch, _), values in zip(batches, read, strict=True):
             now, ids = time.monotonic(), [each.prompt.id for each in batch]
             self.study.add_log_probabilities(alpha, under, ids, values, now - since)
-            held |= zip(ids, values, strict=True)
+            found[alpha] |= zip(ids, values, strict=True)
             done, since = done + len(batch), now
-            self.watch(Done("read", part, alpha, done, len(missing), 0, now - start))
-        return {each.prompt.id: held[each.prompt.id] for each in there}
+            self.watch(Done("read", part, whose, done, total, 0, now - start))
+        return found
 
     def score(self, scorer: Scorer | Comparer, asked: Mapping[float, Sequence[Enrolled]], part: Part) -> None:
         """See to the rewards of the replies that there are, all in one call: a scorer knows best what goes together.

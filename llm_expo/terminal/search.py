@@ -69,8 +69,8 @@ class _Standings:
                 self._alive, self._round = {}, "confirmation"
                 self._left, self._later = 3 * event.prompts if event.alpha else 2 * event.prompts, 0
             case Done():
-                of = "" if event.alpha is None else f" alpha {words.name(event.alpha)}"
-                what = {"generate": "replies of", "read": "reading replies of", "score": "scoring"}[event.activity]
+                of = "" if event.alpha is None else f" of alpha {words.name(event.alpha)}"
+                what = {"generate": "replies", "read": "reading replies", "score": "scoring"}[event.activity]
                 speed = f"{event.tokens / event.seconds:,.0f} tokens/s" if event.tokens and event.seconds else ""
                 if event.activity == "generate" and event.done:
                     before = self._bar.tasks[0].completed

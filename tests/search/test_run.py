@@ -51,6 +51,34 @@ def direction(pair):
     return Direction.open(*pair)
 
 
+def test_who_reads_what(direction, tmp_path):
+    """theta0 reads all replies of a round in one call, an alpha beyond all others as many of theta1's as it makes."""
+
+    reads = []
+
+    class Watched(FakeEngine):
+        def log_probabilities(self, alpha, batches):
+            batches = list(batches)
+            reads.append((alpha, sum(map(len, batches))))
+            return super().log_probabilities(alpha, batches)
+
+    def rounds(seen):
+        wanted = [{0.0: 8, -0.5: 8, 0.05: 8, 1.0: 4}, {0.5: 12, 3.0: 12}, None][len(seen.rewards) // 3]
+        return wanted and Round(wanted, "")
+
+    find(direction, tmp_path / "s", prompts=PROMPTS[:60], engine=Watched(PEAK), strategy=rounds, choice="best")
+    assert reads == [
+        (0.0, 16),  # the calibration: theta1's own
+        (-1.0, 32),
+        (0.05, 8),
+        (1.0, 8),  # fewer tell the guard nothing
+        (-1.0, 20),  # theta1's are read
+        (3.0, 12),
+        (-1.0, 24),
+        (-1.0, 60),  # the confirmation
+    ]
+
+
 def test_the_best_alpha_is_found_confirmed_and_written(direction, tmp_path):
     events = []
     outcome = find(direction, tmp_path / "s", watch=events.append)
