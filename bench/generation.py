@@ -1,10 +1,11 @@
-"""Tokens a second of the engine, with the paper's full sampling, beside plain transformers' `generate`.
+"""Tokens a second of the engine, with the paper's full sampling, beside plain transformers' `generate`, and vLLM.
 
-    python bench/generation.py THETA0 THETA1 [--device cpu] [--max-tokens 80] [--prompts FILE.jsonl] [--out FILE.json]
+    python bench/generation.py THETA0 THETA1 [--vllm-python PATH] [--device cpu] [--max-tokens 80] [--out FILE.json]
 
 `generate` gets temperature, top-k and top-p, which is what it has; the engine draws with both penalties and keyed noise
-as well. Both answer the same batches of prompts with theta1, in turn, so that a noisy machine is noisy for both, and
-both as a user meets them: torch's own number of threads for `generate`, the engine's own number of workers. Counted are
+as well, and so does vLLM. All answer the same batches of prompts with theta1, in turn, so that a noisy machine is noisy
+for all, and as a user meets them: torch's own number of threads for `generate`, the engine's own number of workers, our
+engine on vLLM where --vllm-python names a Python that has it. Counted are
 the tokens of replies, each with the token that ends it; what is computed for rows that have ended is not.
 
 Seconds of CPU tell what was computed where others use the machine too.
@@ -14,13 +15,16 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import measure
+import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from llm_expo.generation import DEFAULT_PROMPTS, Prompt, Request, Sampling, TransformersEngine, read_prompts
+from llm_expo.generation import DEFAULT_PROMPTS, Engine, Prompt, Request, Sampling, TransformersEngine, read_prompts
+from llm_expo.generation.vllm_engine import VllmEngine
 from llm_expo.weights import Direction
 
 Batches = Sequence[Sequence[Request]]
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("theta0", type=Path)
     parser.add_argument("theta1", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--vllm-python", type=Path, metavar="PATH", help="the Python under which vLLM is installed")
     parser.add_argument("--workers", type=int, help="of the engine; its own choice if left out")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=2, help="for each to answer in a round")
@@ -60,9 +65,8 @@ def main() -> None:
     options = parser.parse_args()
 
     sampling = Sampling(max_tokens=options.max_tokens)
-    engine = TransformersEngine(
-        Direction.open(options.theta0, options.theta1), sampling, device=options.device, workers=options.workers
-    )
+    direction = Direction.open(options.theta0, options.theta1)
+    engine = TransformersEngine(direction, sampling, device=options.device, workers=options.workers)
     prompts = _prompts(options.prompts, options.system)[: options.batches * options.batch_size // options.samples]
     asked = [
         Request(prompt.id, tokens, f"sample {sample}")
@@ -73,10 +77,10 @@ def main() -> None:
     plain = _Plain(options.theta1, sampling, options.device)
     peers: dict[str, Answer] = {
         "generate": lambda batches: [reply for batch in batches for reply in plain.replies(batch)],
-        "engine": lambda batches: [
-            (len(reply.tokens), reply.truncated) for replies in engine.generate(0.0, batches) for reply in replies
-        ],
+        "engine": partial(_answered, engine),
     }
+    if options.vllm_python:
+        peers["vllm"] = partial(_answered, VllmEngine(direction, sampling, python=options.vllm_python))
     for answer in peers.values():  # loads what is loaded once
         answer([batches[0][:2]])
     rounds = [{name: _timed(answer, batches) for name, answer in peers.items()} for _ in range(options.rounds)]
@@ -90,11 +94,12 @@ def main() -> None:
         by_wall, by_cpu = (measure.Spread.of(map(rate, runs)) for rate in RATES.values())
         print(f"{name:10}{length!s:24}{cut:<8.0%}{by_wall!s:24}{by_cpu!s:24}")
     ratios = {
-        what: measure.Spread.of(rate(each["engine"]) / rate(each["generate"]) for each in rounds)
+        f"{what}, {name} to generate": measure.Spread.of(rate(each[name]) / rate(each["generate"]) for each in rounds)
+        for name in list(peers)[1:]
         for what, rate in RATES.items()
     }
     for what, ratio in ratios.items():
-        print(f"{what}, engine to generate: {ratio}")
+        print(f"{what}: {ratio}")
     if options.out:
         measure.save(
             options.out,
@@ -133,21 +138,31 @@ class _Plain:
         return [(int(row.argmax()) + 1, False) if row.any() else (len(row), True) for row in ended]
 
 
+def _answered(engine: Engine, batches: Batches) -> list[tuple[int, bool]]:
+    return [(len(reply.tokens), reply.truncated) for replies in engine.generate(0.0, batches) for reply in replies]
+
+
 def _prompts(path: Path, system: str | None) -> list[Prompt]:
     first = ({"role": "system", "content": system},) if system else ()
     return [Prompt(prompt.id, (*first, *prompt.messages)) for prompt in read_prompts(path)]
 
 
 def _timed(answer: Answer, batches: Batches) -> Run:
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), _cpu()
     lengths = answer(batches)
     return Run(
         tokens=sum(length for length, _ in lengths),
         replies=len(lengths),
         cut=sum(cut for _, cut in lengths),
         wall=time.perf_counter() - wall,
-        cpu=time.process_time() - cpu,
+        cpu=_cpu() - cpu,
     )
+
+
+def _cpu() -> float:
+    """Seconds, of children that run as well."""
+    children = (child.cpu_times() for child in psutil.Process().children(recursive=True))
+    return time.process_time() + sum(each.user + each.system for each in children)
 
 
 if __name__ == "__main__":
