@@ -25,7 +25,7 @@ from llm_expo.checkpoints import Checkpoint
 from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.header import BITS
 from llm_expo.errors import EngineError, ExpoError, listed
-from llm_expo.weights import Direction, OutputDtype, plan, write
+from llm_expo.weights import Direction, Extrapolation, OutputDtype, plan, write
 from llm_expo.weights.memory import DTYPES, Span, extrapolate, move, spans
 
 Device = torch.device | Literal["auto"]
@@ -220,12 +220,19 @@ def folder_at(alpha: float, direction: Direction, scratch: Path | None, dtype: O
     if alpha == 0 and direction.aligned.is_whole and dtype == "keep":
         yield direction.aligned.path
         return
+    with in_scratch(plan(direction, alpha, dtype=dtype), scratch) as folder:
+        yield folder
+
+
+@contextmanager
+def in_scratch(extrapolation: Extrapolation, scratch: Path | None) -> Iterator[Path]:
+    """What `apply` would write, in a folder in `scratch` or a temporary one, while it is wanted."""
     scratch = scratch or Path(tempfile.mkdtemp(prefix="llm-expo-"))
     # One name, so that a killed run's leftover is cleared by the next.
     folder = scratch / "theta"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write(plan(direction, alpha, dtype=dtype), folder)
+        write(extrapolation, folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

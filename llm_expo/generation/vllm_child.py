@@ -1,4 +1,4 @@
-"""vLLM in a process of its own: generates, reads, and sets the weights of the running model to theta(alpha).
+"""vLLM in a process of its own: generates, reads, and sets the running model to theta(alpha), by weights or an adapter.
 
 `vllm_engine.py` runs this file under the interpreter that the user names, where vLLM is installed and llm_expo is not:
 it imports nothing of ours. It is told in steps what to calculate from which bytes of which files (`apply`'s plan), and
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 Tokens = list[list[int]]
 
@@ -56,6 +57,21 @@ def facts() -> dict[str, str]:
     }
 
 
+def beside(adapter: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's own options for an adapter, one at a time.
+
+    The layers that may be adapted are named. Otherwise vLLM wraps the head, too, which then looks up one adapter for
+    each request, where log-probabilities of a prompt want logits of all its positions: on a CPU, 0.32 fails.
+    """
+    from vllm.config.lora import MaxLoRARanks
+
+    ranks = [rank for rank in get_args(MaxLoRARanks) if rank >= adapter["rank"]]
+    if not ranks:
+        raise ValueError(f"rank {adapter['rank']} is more than vLLM takes, which is {max(get_args(MaxLoRARanks))}")
+    names = {module.rpartition(".")[2] for module in adapter["modules"]}
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(ranks), "lora_target_modules": sorted(names)}
+
+
 def fitted(options: dict[str, Any]) -> dict[str, Any]:
     """vLLM's own options, with what it needs on this machine."""
     from vllm.platforms import current_platform
@@ -78,15 +94,18 @@ class Engine:
         model: the folder that it starts from, which says what model it is.
         kernel: the compiled file of llm_expo's kernel.
         options: of vLLM's own.
+        adapter: where the model is theta0 and stays it: folder, rank and modules of an adapter like those to come.
     """
 
-    def __init__(self, model: str, kernel: str, options: dict[str, Any]) -> None:
+    def __init__(self, model: str, kernel: str, options: dict[str, Any], adapter: dict[str, Any] | None = None) -> None:
         from vllm import LLM
         from vllm.platforms import current_platform
 
         self._kernel = kernel
         self._sleeps = not current_platform.is_cpu()
         self._asleep = False
+        self._lora: Any = None
+        self._loras = itertools.count(1)
         self._llm = LLM(
             model,
             skip_tokenizer_init=True,  # tokens in, tokens out
@@ -94,12 +113,32 @@ class Engine:
             enable_prefix_caching=False,  # keys and values of another alpha; and replies that depend on who came before
             enable_sleep_mode=self._sleeps,
             **fitted(options),
+            **(beside(adapter) if adapter else {}),
         )
+        if adapter:
+            if current_platform.is_cpu():
+                self._llm.collective_rpc(multiply_by_one_adapter, args=())
+            # Whatever vLLM cannot do with it is to show now: with several texts of several tokens.
+            self.adapt(adapter["folder"])
+            self.read([[0, 0, 0], [0, 0, 0]], [[0], [0]])
 
     def move(self, steps: list[dict[str, Any]]) -> None:
         """Calculate every tensor and have each rank of vLLM load its part."""
         self._wake()
         self._llm.collective_rpc(set_weights, args=(self._kernel, steps))
+
+    def adapt(self, folder: str | None) -> None:
+        """Have each rank of vLLM load an adapter in the place of the one before; None is the model without any."""
+        from vllm.lora.request import LoRARequest
+
+        self._wake()
+        self._lora = None
+        if folder is not None:
+            number = next(self._loras)  # vLLM tells adapters apart by names and numbers, not by what is in the folder
+            request = LoRARequest(f"adapter {number}", number, folder)
+            self._llm.llm_engine.add_lora(request)
+            self._llm.collective_rpc(refuse_lost, args=(number,))
+            self._lora = request
 
     def generate(self, prompts: Tokens, seeds: list[int], sampling: dict[str, Any]) -> Tokens:
         """Token ids of a reply to each prompt, the one that ended it included."""
@@ -132,7 +171,7 @@ class Engine:
 
     def _run(self, texts: Tokens, sampling: Any) -> list[Any]:
         prompts = [{"prompt_token_ids": text} for text in texts]
-        outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False)
+        outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._lora)
         return outputs
 
     def _wake(self) -> None:
@@ -155,6 +194,33 @@ def set_weights(worker: Any, kernel: str, steps: list[dict[str, Any]]) -> None:
     for layer in runner.get_model().modules():
         if isinstance(layer, ParallelLMHead):
             layer.quant_method.process_weights_after_loading(layer)
+
+
+def refuse_lost(worker: Any, number: int) -> None:
+    """On each rank: an adapter's factors for a layer that vLLM does not have under that name would do nothing."""
+    manager = worker.model_runner.lora_manager._adapter_manager
+    lost = sorted(manager.get_adapter(number).loras.keys() - manager.modules.keys())
+    if lost:
+        raise ValueError(f"vLLM has no place for the adapter's {lost[0]}, and {len(lost) - 1} others")
+
+
+def multiply_by_one_adapter(_: Any) -> None:
+    """On each rank, on a CPU: all tokens of a step have the same adapter, or none, and are multiplied by it together.
+
+    vLLM lets them differ and copies the factors for each token, which takes twice as long as all else in SmolLM2.
+    """
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    def shrink(self: Any, y: Any, x: Any, a: Any, scale: float) -> None:
+        if not self.no_lora:
+            y[:] = scale * (x.to(y.dtype) @ a[0, 0].to(y.dtype).t())
+
+    def expand(self: Any, y: Any, x: Any, b: Any, start: int, size: int, add_inputs: bool = True) -> None:
+        if not self.no_lora:
+            part = y[:, start : start + size]
+            part.copy_(x.to(y.dtype) @ b[0, 0].to(y.dtype).t() + (part if add_inputs else 0))
+
+    PunicaWrapperCPU._apply_shrink, PunicaWrapperCPU._apply_expand = shrink, expand
 
 
 def theta(kernel: str, steps: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,8 @@
 
 vLLM pins versions that exclude ours, and gives its memory back for certain only when its process ends. This side knows
 the pair, prompts, texts and settings; `vllm_child.py` is the other side. theta(alpha) is set in the running vLLM from
-the steps of `apply`'s own plan, with `apply`'s kernel.
+the steps of `apply`'s own plan, with `apply`'s kernel; or, where theta1 is an adapter on theta0, it is the adapter that
+`apply` writes, beside a theta0 that stays as it is.
 """
 
 import logging
@@ -18,17 +19,28 @@ from typing import Any
 
 import llm_expo
 from llm_expo.checkpoints import Checkpoint, fingerprint
+from llm_expo.checkpoints.adapter import Adapter
 from llm_expo.checkpoints.calculated import Source
 from llm_expo.checkpoints.header import Tensor
 from llm_expo.errors import EngineError
 from llm_expo.generation.child import Child, question
 from llm_expo.generation.engine import Json, Reply, Request, Text
-from llm_expo.generation.moving import folder_at
+from llm_expo.generation.moving import folder_at, in_scratch
 from llm_expo.generation.noise import stream
 from llm_expo.generation.prompts import Prompt
 from llm_expo.generation.sampling import Sampling
 from llm_expo.generation.vocabulary import Vocabulary
-from llm_expo.weights import Direction, Extrapolation, Move, OutputDtype, _kernel, plan
+from llm_expo.weights import (
+    Direction,
+    Extrapolation,
+    Move,
+    OutputDtype,
+    _kernel,
+    adapter_on_theta0,
+    plan,
+    plan_adapter,
+)
+from llm_expo.weights.pairing import is_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +88,8 @@ class VllmEngine:
         tensor_parallel: over how many devices the model is cut.
         memory: the share of the device's memory that vLLM takes, as its gpu_memory_utilization; None is vLLM's own.
         dtype: what theta(alpha) is rounded to, as `apply` writes it, and computed in; "keep" is theta1's own type.
-        scratch: the folder for theta(alpha) where it has to be written (theta1 is an adapter or a difference); a
-            temporary one if None.
+        scratch: the folder for theta(alpha) where it has to be written (theta1 is an adapter or a difference), whole or
+            as an adapter; a temporary one if None.
         log: the file for what vLLM says; a temporary one if None.
         trust_remote_code: let the checkpoints' own Python code run.
     """
@@ -107,13 +119,15 @@ class VllmEngine:
         self._log = log
         self._trust_remote_code = trust_remote_code
         self._vocabulary = Vocabulary(direction.aligned, trust_remote_code)
+        self._adapter = _adapter_for_vllm(direction)
+        self._took_adapter = False
         self._child: Child | None = None
         self._alpha: float | None = None
 
     @cached_property
     def settings(self) -> dict[str, Json]:
         return {
-            "engine": "vllm/1",  # counts what we ask of vLLM: a study is not continued with another
+            "engine": "vllm/2",  # counts what we ask of vLLM: a study is not continued with another
             "theta0": fingerprint(self._direction.initial),
             "theta1": fingerprint(self._direction.aligned),
             "dtype": self._dtype,
@@ -138,6 +152,22 @@ class VllmEngine:
         if self._child is not None and alpha == self._alpha:
             return
         self._alpha = None
+        if self._child is None and self._adapter is not None:
+            self._child = self._started_beside(self._adapter)
+        if self._adapter is not None:
+            self._adapt(self._adapter, alpha)
+        else:
+            self._set_weights(alpha)
+        self._alpha = alpha
+
+    def _adapt(self, adapter: Adapter, alpha: float) -> None:
+        if alpha == -1:
+            self._ask("adapt", folder=None)
+            return
+        with in_scratch(plan_adapter(self._direction.initial, adapter, alpha), self._scratch) as folder:
+            self._ask("adapt", folder=str(folder))
+
+    def _set_weights(self, alpha: float) -> None:
         with ExitStack() as stack:
             folder, steps = self._direction.aligned.path, self._steps(alpha)
             if steps is None:
@@ -146,7 +176,6 @@ class VllmEngine:
             if self._child is None:
                 self._child = self._started(folder)
             self._ask("move", steps=steps)
-        self._alpha = alpha
 
     def rest(self) -> None:
         if self._child is not None and not self._ask("rest"):
@@ -183,7 +212,22 @@ class VllmEngine:
         """63 bits, which vLLM takes; the same at every alpha."""
         return stream(self._sampling.seed, request.prompt, request.noise) & (2**63 - 1)
 
-    def _started(self, folder: Path) -> Child:
+    def _started_beside(self, adapter: Adapter) -> Child | None:
+        """vLLM on theta0, for adapters; None, once and for all, where it does not do with this one."""
+        ranks = (adapter.scales.rank, *adapter.scales.ranks.values(), *(each.rank for each in adapter.updates.values()))
+        about = {"folder": str(adapter.path), "rank": int(max(ranks)), "modules": sorted(adapter.updates)}
+        try:
+            child = self._started(self._direction.initial.path, about)
+        except EngineError as error:
+            if self._took_adapter:
+                raise
+            logger.info("theta(alpha) is written whole, since the adapter will not do: %s", error)
+            self._adapter = None
+            return None
+        self._took_adapter = True
+        return child
+
+    def _started(self, folder: Path, adapter: Mapping[str, object] | None = None) -> Child:
         _ = self.environment  # fails at once where vLLM is missing
         log = self._log or Path(tempfile.mkdtemp(prefix="llm-expo-vllm-")) / "vllm.log"
         logger.info("starting vLLM on %s; its log: %s", folder, log)
@@ -191,7 +235,7 @@ class VllmEngine:
         options = vllm_options(
             self._direction.aligned, self._dtype, self._tensor_parallel, self._memory, self._trust_remote_code
         )
-        child.ask({"model": str(folder), "kernel": _kernel.__file__, "options": options})
+        child.ask({"model": str(folder), "kernel": _kernel.__file__, "options": options, "adapter": adapter})
         return child
 
     def _ask(self, what: str, **about: object) -> Any:
@@ -211,6 +255,16 @@ def _computed_in(aligned: Checkpoint, dtype: OutputDtype) -> str:
     for tensor in aligned.tensors.values():
         elements[tensor.dtype] += prod(tensor.shape)
     return next(_NAMES[dtype] for dtype, _ in elements.most_common() if dtype in _NAMES)
+
+
+def _adapter_for_vllm(direction: Direction) -> Adapter | None:
+    """theta1's adapter, where alpha is nothing but its scale. Beside that of a head, vLLM 0.32 reads no prompts."""
+    adapter = adapter_on_theta0(direction)
+    if adapter is not None and not any(is_embedding(each.module, each.b) for each in adapter.updates.values()):
+        return adapter
+    if direction.aligned.adapter is not None:
+        logger.info("theta(alpha) is written whole: vLLM takes an adapter on theta0, not on its head or embeddings")
+    return None
 
 
 def _steps(extrapolation: Extrapolation) -> list[dict[str, object]] | None:

@@ -1,4 +1,4 @@
-"""The engine on the real vLLM, beside the one on transformers, on SmolLM2: `make test-vllm`."""
+"""The engine on the real vLLM beside the one on transformers, on SmolLM2, whole and by an adapter: `make test-vllm`."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_expo.demo.pair import make_pair
+from llm_expo.demo.pair import ADAPTER, make_pair
 from llm_expo.generation import Request, Sampling, TransformersEngine, read_prompts
 from llm_expo.generation.vllm_engine import _CHILD, VARIABLES, VllmEngine, _steps
 from llm_expo.weights import Direction, _kernel, plan, write
@@ -29,14 +29,19 @@ NEAR_TIE = 1e-3
 
 
 @pytest.fixture(scope="module")
-def direction(tmp_path_factory) -> Direction:
-    return Direction.open(*make_pair(tmp_path_factory.mktemp("demo")))
+def demo(tmp_path_factory) -> tuple[Path, Path]:
+    return make_pair(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module", params=["whole", "adapter"])
+def direction(demo, request) -> Direction:
+    return Direction.open(demo[0], ADAPTER if request.param == "adapter" else demo[1])
 
 
 @pytest.fixture(scope="module")
 def engine(direction, tmp_path_factory):
-    log = tmp_path_factory.mktemp("vllm") / "vllm.log"
-    made = VllmEngine(direction, GREEDY, python=Path(PYTHON), log=log)
+    folder = tmp_path_factory.mktemp("vllm")
+    made = VllmEngine(direction, GREEDY, python=Path(PYTHON), log=folder / "log", scratch=folder / "scratch")
     yield made
     made.rest()
 
@@ -94,10 +99,27 @@ def test_to_return_to_an_alpha_is_to_have_its_replies_again(engine, replies, req
     assert next(engine.log_probabilities(2.0, [texts])) == read
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
+def test_no_whole_checkpoint_is_written(engine, direction, monkeypatch):
+    sizes, ask = [], engine._ask
+
+    def measured(what, **about):
+        sizes.append(sum(each.stat().st_size for each in engine._scratch.rglob("*") if each.is_file()))
+        return ask(what, **about)
+
+    monkeypatch.setattr(engine, "_ask", measured)
+    for alpha in (0.25, 1.0):
+        engine.move(alpha)
+    largest = sum(each.stat().st_size for each in ADAPTER.iterdir()) + 10_000 if direction.aligned.adapter else 0
+    assert len(sizes) == 2
+    assert largest / 2 <= sizes[0] <= largest and largest / 2 <= sizes[1] <= largest
+    assert not engine._scratch.exists()
+
+
+@pytest.mark.parametrize("alpha", [*ALPHAS, -1.0])
 def test_log_probabilities_are_those_of_the_engine_on_transformers(engine, ours, replies, requests, alpha):
     texts = [(request.tokens, reply.tokens) for request, reply in zip(requests, replies[0.0], strict=True)]
     [theirs], [expected] = engine.log_probabilities(alpha, [texts]), ours[1].log_probabilities(alpha, [texts])
+    print(f"alpha {alpha:g}: at most {max(abs(a - b) for a, b in zip(theirs, expected, strict=True)):.1e} apart")
     assert theirs == pytest.approx(expected, abs=1e-4)
 
 
@@ -123,8 +145,9 @@ def test_many_seeded_requests_at_once(engine, requests):
     assert len(replies) == 256
 
 
-def test_bits_are_those_that_apply_writes_and_vllm_loads(direction, tmp_path):
+def test_bits_are_those_that_apply_writes_and_vllm_loads(demo, tmp_path):
     """Of every fused parameter, and of the head that is tied to the embeddings."""
+    direction = Direction.open(*demo)
 
     def held(model: Path, moves: list[object] | None) -> list[dict[str, str]]:
         script = [PYTHON, str(Path(__file__).with_name("vllm_bits.py")), str(_CHILD), str(model), _kernel.__file__]
@@ -168,3 +191,23 @@ def test_two_ranks_calculate_their_own_parts(pair, tmp_path, monkeypatch):
     engine.rest()
     assert moved == loaded
     assert moved != start
+
+
+def test_two_ranks_share_an_adapter(pair, lora, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "eos_token_id": 1}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads)).save_pretrained(pair[0])
+    adapter = lora(pair[0], "adapter", target_modules="all-linear", rank_pattern={"o_proj": 9})
+    direction = Direction.open(pair[0], adapter)
+    texts = [((5, 6, 7), (8, 9, 10, 11)), ((4,), (20, 21))]
+    engine = VllmEngine(direction, GREEDY, python=Path(PYTHON), tensor_parallel=2, log=tmp_path / "log")
+    ours = TransformersEngine(direction, GREEDY, device="cpu")
+    read = {}
+    for alpha in (1.5, -1.0, -0.5):
+        [read[alpha]] = engine.log_probabilities(alpha, [texts])
+        assert read[alpha] == pytest.approx(next(ours.log_probabilities(alpha, [texts])), abs=1e-4)
+    assert abs(read[1.5][0] - read[-1.0][0]) > 0.01
+    assert engine._took_adapter
+    engine.rest()

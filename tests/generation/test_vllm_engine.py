@@ -44,7 +44,7 @@ def requests(engine: VllmEngine, *indices: int, noise: str = "search") -> list[R
 
 
 def test_settings_and_environment_need_no_running_vllm(engine):
-    assert engine.settings["engine"] == "vllm/1"
+    assert engine.settings["engine"] == "vllm/2"
     assert engine.settings["temperature"] == 0.7
     assert engine.environment["vllm"] == "9.9"
     assert engine.environment["tensor parallel"] == 1
@@ -222,4 +222,79 @@ def test_a_difference_is_written_and_loaded(pair, python, tmp_path):
     engine = VllmEngine(direction, SAMPLING, python=python, scratch=tmp_path / "scratch", log=tmp_path / "log")
     assert list(engine.generate(0.5, [requests(engine, 1, 2)]))
     assert not (tmp_path / "scratch").exists()
+    engine.rest()
+
+
+def test_an_adapter_on_theta0_is_scaled_and_no_weights_move(pair, lora, python, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_expo.generation.vllm_engine.folder_at", None)  # nobody asks for a whole theta(alpha)
+    direction = Direction.open(pair[0], lora(pair[0], "adapter", rank_pattern={"v_proj": 9}))
+    engine = VllmEngine(direction, SAMPLING, python=python, scratch=tmp_path / "scratch", log=tmp_path / "log")
+    replies = {alpha: list(engine.generate(alpha, [requests(engine, 1, 2)])) for alpha in (0.0, 0.5, -1.0)}
+    assert [replies[0.0]] == [list(engine.generate(0.0, [requests(engine, 1, 2)]))]
+    assert len({str(each) for each in replies.values()}) == 3
+    assert list(engine.log_probabilities(-1.0, [[((5, 6, 7), (2, 4))]])) == [[-3.0]]
+    assert not (tmp_path / "scratch").exists()
+    engine.rest()
+    said = (tmp_path / "log").read_text()
+    assert f"started on {pair[0]} with " in said
+    for option in (("enable_lora", True), ("lora_target_modules", ["q_proj", "v_proj"]), ("max_lora_rank", 16)):
+        assert str(option) in said
+    bare = VllmEngine(Direction.alone(pair[0]), SAMPLING, python=python)
+    bare._steps = lambda alpha: []
+    assert replies[-1.0] == list(bare.generate(0.0, [requests(bare, 1, 2)]))
+    bare.rest()
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "said"),
+    [
+        ("no adapters", 4, "ValueError: FakeForCausalLM does not support LoRA yet."),
+        ("lost", 4, "vLLM has no place for the adapter's model.layers.0.q_proj, and 0 others"),
+        ("", 17, "rank 17 is more than vLLM takes, which is 16"),
+    ],
+)
+def test_an_adapter_that_vllm_does_not_take_is_merged(
+    pair, lora, python, tmp_path, monkeypatch, caplog, fault, rank, said
+):
+    monkeypatch.setenv("FAKE_VLLM", fault)
+    caplog.set_level("INFO")
+    direction = Direction.open(pair[0], lora(pair[0], "adapter", r=rank))
+    engine = VllmEngine(direction, SAMPLING, python=python, scratch=tmp_path / "scratch", log=tmp_path / "log")
+    first = list(engine.generate(0.0, [requests(engine, 1, 2)]))
+    assert said in caplog.text and "theta(alpha) is written whole, since the adapter will not do: " in caplog.text
+    assert list(engine.generate(4.0, [requests(engine, 1, 2)])) != first
+    engine.rest()
+    assert list(engine.generate(0.0, [requests(engine, 1, 2)])) == first
+    assert caplog.text.count("written whole") == 1
+    assert not (tmp_path / "scratch").exists()
+    engine.rest()
+
+
+def test_a_vllm_that_took_the_adapter_before_and_does_not_start_again(pair, lora, python, tmp_path, monkeypatch):
+    """A study is not to go on in other arithmetic because memory was short for a moment."""
+    direction = Direction.open(pair[0], lora(pair[0], "adapter"))
+    engine = VllmEngine(direction, SAMPLING, python=python, log=tmp_path / "log")
+    list(engine.generate(0.5, [requests(engine, 1)]))
+    engine.rest()
+    monkeypatch.setenv("FAKE_VLLM", "small")
+    with pytest.raises(EngineError, match="more KV cache is needed"):
+        list(engine.generate(0.5, [requests(engine, 1)]))
+    monkeypatch.delenv("FAKE_VLLM")
+    assert list(engine.generate(0.5, [requests(engine, 1)]))
+    assert "enable_lora" in (tmp_path / "log").read_text()
+    engine.rest()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}],
+)
+def test_an_adapter_of_the_head_or_the_embeddings_is_merged(pair, lora, python, tmp_path, caplog, settings):
+    """Beside an adapter of the head, vLLM 0.32 has no log-probabilities of a prompt."""
+    caplog.set_level("INFO")
+    direction = Direction.open(pair[0], lora(pair[0], "adapter", **settings))
+    engine = VllmEngine(direction, SAMPLING, python=python, scratch=tmp_path / "scratch", log=tmp_path / "log")
+    assert list(engine.generate(0.5, [requests(engine, 1)]))
+    assert "enable_lora" not in (tmp_path / "log").read_text()
+    assert caplog.text.count("theta(alpha) is written whole") == 1
     engine.rest()
