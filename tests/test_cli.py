@@ -181,11 +181,25 @@ def test_a_race_with_everything(place, capsys):
     assert status == (0 if report["verdict"] == "SHIP" else 3)
     assert main(search(*options, *second, alphas="")) == 0
     assert report["decision"]["least_gain"] == 0.5
-    events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    events = [json.loads(line) for line in err.splitlines()]
     assert {event["event"] for event in events} == {"split", "begun", "done", "tried", "chosen"}
     assert [event["event"] for event in events[:2]] == ["split", "done"]
     assert events[-1]["part"] == "confirm"
     assert report["rounds"]
+
+
+def test_all_that_log_json_tells_is_json(place):
+    """Of a process: in this one pytest has the log."""
+    command = [sys.executable, "-m", "llm_expo.cli", *search("--log-json", "--limit", "6"), "--extend"]
+    environment = os.environ | {"PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 0
+    assert any(event["event"] == "info" and "loading both" in event["message"] for event in events)
+    done = subprocess.run([*command, "--min-gain", "-1"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    [error] = map(json.loads, done.stderr.splitlines())
+    assert error == {"event": "error", "message": "the least gain that matters is -1; it has to be 0 or more"}
 
 
 def test_search_extends_a_study(place, capsys):

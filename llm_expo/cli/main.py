@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import logging
 import os
 import sys
@@ -35,39 +36,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± or ─ shows a question mark
+    as_json = False
     try:
         try:
             arguments = parsed(argv)
-            logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting()])
+            as_json = getattr(arguments, "log_json", False)
+            logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting(as_json)])
             logging.getLogger("llm_expo").setLevel(logging.INFO)
             run: Callable[[argparse.Namespace], int | None] = arguments.run
             return run(arguments) or 0
         finally:
             sys.stdout.flush()  # what fails here is told; as Python ends, it would be too late
     except ExpoError as error:
-        return _failed(str(error))
+        return _failed(str(error), as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
         return 141
     except OSError as error:
-        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), as_json)
     except KeyboardInterrupt:
-        print("llm-expo: interrupted; nothing is half-written; run it again, and it goes on", file=sys.stderr)
+        _tell("interrupted; nothing is half-written; run it again, and it goes on", "interrupted", as_json)
         return 130
 
 
 class _Noting(logging.Handler):
     """Lines on whatever is standard error by then: a live display takes its place, and they come to stand above it."""
 
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        if self._as_json:
+            _tell(record.getMessage(), record.levelname.lower(), as_json=True)
+        else:
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
-def _failed(message: str) -> int:
+def _failed(message: str, as_json: bool) -> int:
+    _tell(message if as_json else f"error: {message}", "error", as_json)
+    return 1
+
+
+def _tell(message: str, event: str, as_json: bool) -> None:
+    """As a line, or as an object beside those of --log-json."""
     from llm_expo import terminal
 
-    terminal.note(f"llm-expo: error: {message}")
-    return 1
+    line = json.dumps({"event": event, "message": message}, ensure_ascii=False) if as_json else f"llm-expo: {message}"
+    terminal.note(line)
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:

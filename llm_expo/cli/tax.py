@@ -5,6 +5,7 @@ Here evaluation and search meet; neither knows the other.
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 from contextlib import redirect_stdout
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from llm_expo.weights import Direction
 
 _THETA1 = "theta1"
+
+logger = logging.getLogger(__name__)
 
 
 def add_tax_options(parser: argparse.ArgumentParser) -> None:
@@ -110,11 +113,9 @@ class _Told:
         self._what = ""
 
     def __call__(self, what: str, done: int, of: int) -> None:
-        from llm_expo import terminal
-
         if what != self._what:
             self._what = what
-            terminal.note(f"tax: {what}, {of - done} to go")
+            logger.info("tax: %s, %d to go", what, of - done)
 
 
 def _side(direction: "Direction", model: "Model") -> "Direction":
