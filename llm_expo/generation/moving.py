@@ -9,6 +9,7 @@ in the files: transformers renames and fuses tensors while it loads, alike on bo
 import gc
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -162,7 +163,9 @@ class Scaled:
 
         kept = "auto" if dtype == "keep" else getattr(torch, dtype)
         base = load(direction.initial.path, torch.device("cpu"), trust_remote_code, kept)
-        adapted: Any = PeftModel.from_pretrained(base, str(adapter.path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of peft's own calls
+            adapted: Any = PeftModel.from_pretrained(base, str(adapter.path))
         # Without PEFT's own wrapper: the model itself, in which some layers are now LoRA's.
         self._live = _to(adapted.eval().requires_grad_(False).get_base_model(), device)
         self._device = device

@@ -222,7 +222,9 @@ class TransformersEngine:
                 if not _is_out_of_memory(error):
                     raise
                 if len(some) == 1:
-                    raise EngineError("memory does not suffice for a single reply; lower --max-tokens") from None
+                    raise EngineError(
+                        "memory does not suffice for a single reply; lower --max-tokens, or leave long prompts out"
+                    ) from None
                 self._rows = min(self._rows or len(some), len(some) // 2)
                 logger.warning("out of memory at %d replies at once: going on with %d", len(some), self._rows)
         return done

@@ -76,9 +76,10 @@ class Vocabulary:
             raise PromptError(f"prompt {prompt.id}: theta1's chat template refuses it: {error}") from None
         limit = getattr(self.config, "max_position_embeddings", None)
         if limit is not None and len(tokens) + max_tokens > limit:
+            way_out = "lower --max-tokens, or leave the prompt out" if len(tokens) < limit else "leave the prompt out"
             raise PromptError(
                 f"prompt {prompt.id}: its {len(tokens)} tokens and a reply of {max_tokens} exceed the "
-                f"model's context of {limit}; lower --max-tokens or leave it out"
+                f"model's context of {limit}; {way_out}"
             )
         return tokens
 

@@ -58,9 +58,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def tried(event: Tried) -> str:
     """One line on an alpha that has answered."""
-    gain = f", vs theta1 {with_error(event.gain)}" if event.gain is not None else ""
-    reward = f"reward {event.reward:.3f}{gain} on {event.prompts} prompts" if event.prompts else "not asked"
-    return f"alpha {name(event.alpha)}: {reward}" + (f"; collapsed: {event.collapsed}" if event.collapsed else "")
+    says = f"alpha {name(event.alpha)}: " + (f"reward {event.reward:.3f}" if event.prompts else "not asked")
+    if event.gain is not None:
+        says += f", vs theta1 {with_error(event.gain)}"
+    both = f"{event.gain.n} of " if event.gain is not None and event.gain.n < event.prompts else ""
+    says += f" on {both}{event.prompts} prompts" if event.prompts else ""
+    return says + (f"; collapsed: {event.collapsed}" if event.collapsed else "")
 
 
 def round_(wanted: Round) -> str:
@@ -158,7 +161,7 @@ def better_but_not_fluent(outcome: Outcome) -> str | None:
     named = ", ".join(name(alpha) for alpha in left)
     return (
         f"A higher reward on the search prompts, but replies that have come too far from theta1's to be chosen: alpha "
-        f"{named} ({name(best)}: {gains[best]:+.3f}). --choose best in a new study would take them in; "
+        f"{named} ({name(best)}: {gains[best]:+.3f}). --choose best would take them in; "
         f"read the replies."
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from llm_expo.errors import StudyError
 from llm_expo.search.budget import Budget, cost, left, overhead, price
 from llm_expo.search.curve import expected_gains, fit, heights
-from llm_expo.search.rounds import Round, Seen, Spent, answered
+from llm_expo.search.rounds import Round, Seen, Spent, answered, refuse_alphas
 from llm_expo.stats import always_valid_difference
 
 THETA1 = 0.0
@@ -64,9 +64,9 @@ class Race:
     alphas: tuple[float, ...] = ALPHAS
 
     def __post_init__(self) -> None:
-        if not any(alpha > 0 for alpha in self.alphas) or not all(map(math.isfinite, self.alphas)):
-            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas) or "missing"
-            raise StudyError(f"alphas are {listed}; race needs at least one above 0")
+        refuse_alphas(self.alphas)
+        if not any(alpha > 0 for alpha in self.alphas):
+            raise StudyError(f"alphas are {_listed(self.alphas)}; race needs at least one above 0")
 
     def __call__(self, seen: Seen) -> Round | None:
         n = len(seen.prompts)
@@ -140,7 +140,7 @@ def _heat(
     n = len(seen.prompts)
     curve = fit(rewards, [alpha for alpha in alphas if alpha not in rewards and alpha not in seen.collapsed])
     height = dict(zip(curve.alphas, map(float, heights(curve)), strict=True))
-    leader = max(rewards, key=lambda alpha: height[alpha])
+    leader = max(rewards, key=lambda alpha: (height[alpha], -abs(alpha)))
     gain = height[leader] - height[THETA1]
     matters = LEAST * max(gain, LEAST_GAIN * curve.noise)
     counts = {alpha: len(rewards.get(alpha, ())) for alpha in curve.alphas}

@@ -4,9 +4,13 @@ A strategy is a pure function `Seen -> Round | None`. It keeps no state and draw
 killed and walks its rounds again asks for the same. Nothing here knows how replies are made or kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from llm_expo.errors import StudyError
+
+_ABSURD_ALPHA = 1000.0
 
 Activity = Literal["generate", "score", "move", "turn"]
 """`move` sets the weights to another alpha; `turn` is what engine and scorer need to take over from each other."""
@@ -56,6 +60,15 @@ class Round:
     """One line for a person, shown before the round runs."""
     later: int | None = None
     """So many replies at most may be wanted by the rounds after it; None where that cannot be said."""
+
+
+def refuse_alphas(alphas: Sequence[float]) -> None:
+    """StudyError for what a strategy cannot choose from."""
+    if not alphas or not all(abs(alpha) <= _ABSURD_ALPHA for alpha in alphas) or len({*alphas}) < len(alphas):
+        listed = ", ".join(f"{alpha:g}" for alpha in alphas) or "missing"
+        raise StudyError(
+            f"alphas are {listed}; each has to lie within {_ABSURD_ALPHA:g} of theta1, and to be there once"
+        )
 
 
 class Strategy(Protocol):

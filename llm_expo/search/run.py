@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +84,8 @@ def search(
         raise StudyError(f"the share of prompts to confirm on is {confirm_share:g}; it has to lie between 0 and 1")
     if batch_size < 1:
         raise StudyError(f"the batch size is {batch_size}; it has to be at least 1")
+    if min_gain is not None and not 0 <= min_gain < math.inf:
+        raise StudyError(f"the least gain that matters is {min_gain:g}; it has to be 0 or more")
     direction.refuse_equal()
     scorers = [*scorers] if isinstance(scorers, Sequence) else [scorers]
     scorer, strategy, out = scorers[0], strategy or Race(), Path(out)
@@ -139,7 +142,7 @@ def search(
             limit=None if limit is None else Limited(limit.name, limit.most, priced),
             decision=decision,
             gain_of_training=paired_difference(confirmed.results[THETA1].rewards, confirmed.results[THETA0].rewards),
-            model=None if chosen == THETA1 else _keep_model(direction, chosen, dtype, out / "model", wanted),
+            model=_keep_model(direction, chosen, dtype, out / "model", wanted and chosen != THETA1),
             costs=_costs(study),
             records={each.name: each.record() for each in scorers if isinstance(each, Recording)},
             examples=examples(study, sorted(confirmed.results)),
@@ -175,24 +178,27 @@ def _costs(study: Study) -> dict[str, tuple[float, int]]:
 
 
 def _keep_model(direction: Direction, alpha: float, dtype: OutputDtype, folder: Path, wanted: bool) -> Path | None:
-    """The folder with theta(alpha), which is written if it is wanted and not there; None where it is not there."""
+    """The folder with theta(alpha), which is written if it is wanted and not there; None where it is not there.
+
+    A model of another alpha does not stay where the present decision's would be.
+    """
     if folder.exists():
         held = _alpha_of(folder)
         if held == alpha:
             return folder
-        logger.warning("%s: holds alpha %g, which an earlier decision of this study chose", folder, held)
+        earlier = folder.with_name("model.earlier")
+        shutil.rmtree(earlier, ignore_errors=True)
+        folder.rename(earlier)
+        logger.warning(
+            "%s: held alpha %g, which an earlier decision of this study chose; it is now %s", folder, held, earlier.name
+        )
     if not wanted:
         return None
-    replaced = folder.with_name("model.replaced.partial")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced)
     adapter = adapter_on_theta0(direction)
     if adapter is not None and dtype == "keep":
         write(plan_adapter(direction.initial, adapter, alpha), folder)  # what `apply` writes, and what was judged
     else:
         write(plan(direction, alpha, dtype=dtype), folder)
-    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llm_expo.errors import StudyError
-from llm_expo.search.rounds import Round, Seen, answered
+from llm_expo.search.rounds import Round, Seen, answered, refuse_alphas
 
 LARGEST_ALPHA = 32.0
 """Where `Paper` stops climbing although rewards still rise."""
-
-_ABSURD_ALPHA = 1000.0
 
 Means = Mapping[float, float]
 """alpha -> mean reward over all search prompts, or -inf if it collapsed; alpha 0 is among them."""
@@ -28,8 +26,7 @@ class Grid:
     alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
 
     def __post_init__(self) -> None:
-        if not self.alphas or not all(abs(alpha) <= _ABSURD_ALPHA for alpha in self.alphas):
-            raise StudyError(f"alphas are {_listed(self.alphas)}; each has to lie within {_ABSURD_ALPHA:g} of theta1")
+        refuse_alphas(self.alphas)
 
     def __call__(self, seen: Seen) -> Round | None:
         wanted = _sweep(seen, lambda means: next((alpha for alpha in self.alphas if alpha not in means), None))

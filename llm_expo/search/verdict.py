@@ -32,7 +32,7 @@ MIN_GAIN = 0.1
 """The least gain that matters, in standard deviations of theta1's rewards over the confirm prompts."""
 
 FEWEST_PROMPTS = 20
-"""Fewer confirm prompts never decide: their spread, and so the interval, is not known well enough."""
+"""On fewer confirm prompts nothing ships: their spread, and so the interval, is not known well enough."""
 
 ERROR = 0.05
 """How often a bound errs, on one side, at the first look."""
@@ -56,7 +56,7 @@ class Confirmed:
     second: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """A verdict with all that it rests on.
 
@@ -74,17 +74,17 @@ class Decision:
     verdict: Verdict
     alpha: float
     error: float
-    gain: Interval | None
+    gain: Interval | None = None
     least_gain: float
-    second: Mapping[str, Interval]
-    objection: str | None
-    gamed: bool
+    second: Mapping[str, Interval] = field(default_factory=dict)
+    objection: str | None = None
+    gamed: bool = False
     tokens: float
     theta1_tokens: float
-    longer: Interval | None
-    at_equal_length: Interval | None
-    length_matched: Interval | None
-    prompts_needed: int | None
+    longer: Interval | None = None
+    at_equal_length: Interval | None = None
+    length_matched: Interval | None = None
+    prompts_needed: int | None = None
     next: str
 
 
@@ -121,23 +121,14 @@ def decide(
     confidence = 1 - 2 * error
     tokens, theta1_tokens = statistics.fmean(choice.tokens), statistics.fmean(theta1.tokens)
     if alpha == 0:
-        nothing = "Keep theta1."
         return Decision(
-            Verdict.NO_GAIN,
-            alpha,
-            error,
-            None,
-            least,
-            {},
-            None,
-            False,
-            tokens,
-            theta1_tokens,
-            None,
-            None,
-            None,
-            None,
-            nothing,
+            verdict=Verdict.NO_GAIN,
+            alpha=alpha,
+            error=error,
+            least_gain=least,
+            tokens=tokens,
+            theta1_tokens=theta1_tokens,
+            next="Keep theta1.",
         )
     gain = paired_difference(choice.rewards, theta1.rewards, confidence)
     second = {
@@ -206,11 +197,9 @@ def _verdict(
 ) -> Verdict:
     if objection is not None:
         return Verdict.COLLAPSE
-    if gain.n < FEWEST_PROMPTS:
-        return Verdict.UNDERPOWERED
     if gain.high <= least:
         return Verdict.NO_GAIN
-    if gain.low <= 0:
+    if gain.low <= 0 or gain.n < FEWEST_PROMPTS:
         return Verdict.UNDERPOWERED
     if any(other.low <= 0 for other in second.values()):
         return Verdict.SCORERS_DISAGREE
@@ -230,7 +219,7 @@ def _next(
     match verdict:
         case Verdict.COLLAPSE:
             gamed = "The reward rose all the same: it was gamed, and should not choose alone. " if gain.low > 0 else ""
-            return f"{gamed}Keep theta1, or try a smaller alpha (--choose fluent); read the replies."
+            return f"{gamed}Keep theta1, or try smaller alphas (--alphas, or --choose fluent if that was not the rule)."
         case Verdict.NO_GAIN:
             return "Keep theta1: alpha makes it worse." if gain.high < 0 else "Keep theta1."
         case Verdict.UNDERPOWERED if gain.n < FEWEST_PROMPTS:

@@ -23,7 +23,7 @@ CALIBRATION = 16
 """Search prompts that theta0 and theta1 answer first, or all if there are fewer, so that the guard knows how they talk.
 
 Beside the budget, but for theta1's replies that the strategy asks for anyway. An alpha that lies farther out than any
-before it reads theta1's, before it replies itself: it may show that it has collapsed."""
+that stands reads theta1's, before it replies itself: it may show that it has collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ def _visit(
     known: those that theta1 answered for the calibration.
     """
     between = THETA0 <= alpha <= THETA1  # where there is no collapse
-    if not between and all(abs(alpha) > abs(other) for other in way.observed if alpha * other > 0):
+    near = [other for other in way.observed if alpha * other > 0 and other not in way.objections]
+    if not between and all(abs(alpha) > abs(other) for other in near):
         few = known[: max(len(new), FEWEST)]
         _look(way, alpha, recall=work.read(alpha, {THETA1: few}, "search")[THETA1])
     answered = 0

@@ -162,7 +162,7 @@ def test_a_better_alpha_that_was_left_out_for_its_replies_is_told(tmp_path):
     left = outcome(tmp_path, search=(row(0.0), row(2.0), astray, COLLAPSED), settings=settings)
     page = as_markdown(left)
     assert "| 4 | 40 | 1.250 | +0.900 ± 0.100 | 61 | 25% | -1.50 | 0.90 | not fluent |" in page
-    assert "come too far from theta1's to be chosen: alpha 4 (4: +0.900). --choose best in a new study" in page
+    assert "come too far from theta1's to be chosen: alpha 4 (4: +0.900). --choose best would" in page
     for usual in ({"search": (row(0.0), row(2.0), row(4.0))}, {"settings": {**settings, "choose": "best"}}):
         assert "too far from theta1's to be chosen" not in as_markdown(
             outcome(tmp_path, **{"settings": settings, **usual})
@@ -175,6 +175,9 @@ def test_what_is_told_before_it_runs():
     assert words.told(Begun(3, wanted, 7)) == (
         "round 3: 0.5 leads; 2 may be better (theta1, 0.5 to 8 prompts; 2 to 4 prompts), 7 new replies"
     )
+    gain = Interval(0.1, 0.02, 0, 1, 5)
+    assert words.told(Tried("search", 1.0, 5, 2.0, gain, None)).endswith("vs theta1 +0.100 ± 0.020 on 5 prompts")
+    assert words.told(Tried("search", 1.0, 9, 2.0, gain, None)).endswith("vs theta1 +0.100 ± 0.020 on 5 of 9 prompts")
     assert words.told(Chosen(0.5, 20)) == "choice: alpha 0.5; on the 20 confirm prompts it meets theta1 and theta0"
     assert "choice: theta1; it answers the 20 confirm" in words.told(Chosen(0.0, 20))
 

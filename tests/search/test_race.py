@@ -8,6 +8,7 @@ from llm_expo.search.budget import Budget
 from llm_expo.search.choice import choose
 from llm_expo.search.race import ALPHAS, BUDGET_PER_PROMPT, Race
 from llm_expo.search.rounds import Round, Seen, Spent
+from llm_expo.search.sweeps import Grid
 from llm_expo.testing import play
 
 PROMPTS = tuple(map(str, range(96)))
@@ -199,7 +200,18 @@ def test_a_budget_that_turns_out_too_small_says_how_much_would_do():
         after(seconds, Budget(13, "minutes"))
 
 
-@pytest.mark.parametrize("alphas", [(), (-0.5,), (1.0, math.inf), (math.nan, 1.0)])
+@pytest.mark.parametrize("alphas", [(), (1.0, math.inf), (math.nan, 1.0), (0.1, 1e6), (0.2, 0.2)])
 def test_impossible_alphas(alphas):
-    with pytest.raises(StudyError, match="race needs at least one above 0"):
-        Race(alphas=alphas)
+    for strategy in (Race, Grid):
+        with pytest.raises(StudyError, match="each has to lie within 1000 of theta1, and to be there once"):
+            strategy(alphas=alphas)
+
+
+def test_a_race_goes_upward():
+    with pytest.raises(StudyError, match="alphas are -0.5; race needs at least one above 0"):
+        Race(alphas=(-0.5,))
+
+
+def test_theta1_leads_where_nothing_does():
+    seen = play(Race(), [str(each) for each in range(40)], lambda alpha, prompt: float(prompt))
+    assert all(count == 5 for alpha, count in seen.spent.completions.items() if alpha < 0)

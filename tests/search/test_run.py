@@ -140,14 +140,26 @@ def test_an_earlier_model_is_replaced_whole_and_what_is_not_ours_is_left(directi
     provenance = outcome.model / "llm_expo.json"
     provenance.write_text(json.dumps({"alpha": 99.0}))
     assert find(direction, tmp_path / "s", write_model="never").model is None
-    assert "holds alpha 99, which an earlier decision of this study chose" in caplog.text
+    assert "held alpha 99, which an earlier decision of this study chose; it is now model.earlier" in caplog.text
+    assert not outcome.model.exists()
     assert find(direction, tmp_path / "s") == outcome
+    assert json.loads((tmp_path / "s" / "model.earlier" / "llm_expo.json").read_text()) == {"alpha": 99.0}
     assert json.loads(provenance.read_text())["alpha"] == outcome.choice
     for broken in ("{}", "{", "[]"):
         provenance.write_text(broken)
         with pytest.raises(OutputError, match="is in the way of the model and not one of ours; move it"):
             find(direction, tmp_path / "s")
     assert provenance.exists()
+
+
+def test_a_model_does_not_outlive_the_decision_for_it(direction, tmp_path):
+    """Not even where the present one is for theta1."""
+    study = {"engine": FakeEngine(PEAK, drift=0.4), "strategy": Grid((1.0,))}
+    outcomes = [find(direction, tmp_path / "s", **study, choice=rule) for rule in ("best", "fluent")]
+    assert [(outcome.choice, outcome.verdict) for outcome in outcomes] == [(1.0, Verdict.SHIP), (0.0, Verdict.NO_GAIN)]
+    assert outcomes[1].model is None
+    assert not (tmp_path / "s" / "model").exists()
+    assert (tmp_path / "s" / "model.earlier").exists()
 
 
 def test_every_extension_asks_for_more_confidence(direction, tmp_path):
@@ -395,6 +407,18 @@ def test_an_alpha_that_has_forgotten_theta1_is_not_even_asked(direction, tmp_pat
     [row] = [row for row in outcome.search if row.alpha == 30.0]
     assert (row.prompts, row.reward, row.symptoms) == (0, None, None)
     assert row.collapsed.startswith("log-probability of theta1's replies")
+
+
+def test_a_smaller_alpha_than_one_that_has_forgotten_theta1_is_looked_at_in_the_same_way(direction, tmp_path):
+    find(direction, tmp_path / "s", engine=FakeEngine(PEAK, drift=0.3), strategy=Grid((30.0, 20.0)))
+    assert completions(tmp_path / "s").keys() == {0.0, -1.0}
+
+
+@pytest.mark.parametrize("least", [math.nan, math.inf, -0.1])
+def test_an_impossible_least_gain(direction, tmp_path, least):
+    with pytest.raises(StudyError, match="it has to be 0 or more"):
+        find(direction, tmp_path / "s", min_gain=least)
+    assert not (tmp_path / "s").exists()
 
 
 class Wordy(FakeEngine):

@@ -111,13 +111,13 @@ def test_a_collapse_is_gamed_where_the_reward_rose(gain, gamed):
     assert ("was gamed" in decision.next) is gamed and "smaller alpha" in decision.next
 
 
-def test_few_prompts_decide_nothing():
+def test_few_prompts_ship_nothing():
     decision = decide(1, *two(5.0, n=FEWEST_PROMPTS - 1))
     assert decision.verdict is Verdict.UNDERPOWERED
     assert decision.next == "Add prompts with --extend: 19 to confirm on are too few, 20 are the least."
     few = decide(1, *two(0.1, n=19))
     assert few.prompts_needed > 100 and f"20 are the least; about {few.prompts_needed} would decide." in few.next
-    assert decide(1, *two(-5.0, n=FEWEST_PROMPTS - 1)).verdict is Verdict.UNDERPOWERED
+    assert decide(1, *two(-5.0, n=FEWEST_PROMPTS - 1)).verdict is Verdict.NO_GAIN
     assert decide(1, *two(5.0, n=FEWEST_PROMPTS)).verdict is Verdict.SHIP
 
 
