@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from world import Watch, World, nearest
@@ -136,7 +136,12 @@ def watched(world: World, watch: Watch, strategy: Strategy, ids: Sequence[str], 
     seen, counts = Seen(tuple(ids)), dict[int, int]()
     collapsed, astray = dict[int, str](), set[int]()
 
-    while wanted := strategy(seen):
+    def of_fluent() -> Seen:
+        others = counts.keys() - watch.fluent(counts, collapsed) - {world.theta1}
+        left = {float(world.alphas[place]): "not fluent" for place in others}
+        return replace(seen, collapsed={**left, **seen.collapsed})
+
+    while wanted := strategy(seen) or (strategy(of_fluent()) if fluently else None):
         asked = {nearest(world.alphas, alpha): count for alpha, count in wanted.wanted.items()}
         counts |= {place: max(count, counts.get(place, 0)) for place, count in asked.items()}
         collapsed |= {place: word for place in asked if (word := watch.collapse(place, counts)) is not None}

@@ -97,23 +97,21 @@ class TableWatch:
         return self._judged(1, place, len(self._drawn[1]), guard.AT_CONFIRMATION)
 
     def fluent(self, counts: Mapping[int, int], collapsed: Container[int]) -> frozenset[int]:
-        return frozenset(map(self._table.place, guard.fluent(*self._beside_theta1(counts, collapsed))))
+        return self._among(guard.fluent, counts, collapsed)
 
     def astray(self, counts: Mapping[int, int], collapsed: Container[int]) -> frozenset[int]:
-        alphas, calibration = self._beside_theta1(counts, collapsed)
-        found = (alpha for alpha, mine in alphas.items() if guard.astray(mine, calibration))
-        return frozenset(map(self._table.place, found)) - {self._theta1}
+        return self._among(guard.astray, counts, collapsed) - {self._theta1}
 
-    def _beside_theta1(
-        self, counts: Mapping[int, int], collapsed: Container[int]
-    ) -> tuple[dict[float, guard.Observed], guard.Calibration]:
+    def _among(
+        self, found: Callable[..., frozenset[float]], counts: Mapping[int, int], collapsed: Container[int]
+    ) -> frozenset[int]:
         alphas = {
             float(self._table.alphas[place]): self._observed(0, place, count)
             for place, count in counts.items()
             if place not in collapsed
         }
         theta1 = self._observed(0, self._theta1, self._answered(counts))
-        return alphas, replace(self._calibrations[0], theta1=theta1)
+        return frozenset(map(self._table.place, found(alphas, replace(self._calibrations[0], theta1=theta1))))
 
     def _answered(self, counts: Mapping[int, int]) -> int:
         """By theta1: for the guard, or for the strategy, too."""
