@@ -13,14 +13,16 @@ paper's presets that would end best if it saw the truth.
 
 `race` is watched by the guard, as far as tables go: log-probability, openings and ends of replies, a prompt that was
 drawn twice counting once; no n-grams, repetition, compression or recall. It is calibrated on CALIBRATION replies of
-theta0, which `race` pays for. The others have no guard and choose by the highest mean, as the paper does.
+theta0, which `race` pays for, and as many of theta1; an alpha is held against what theta1 has answered by then. The
+others have no guard and choose by the highest mean, as the paper does.
 
 --worlds draws a world for each replay instead (KINDS). Strategies were tuned on the usual ones, so these are no
 evidence for them; the tables are. Nothing but the reward shows a collapse there, and all replies are of one length.
 
 regret: the share of the gain to be had, best alpha over theta1, that the choice misses; for `race, fluent` the best
 of those that the guard calls fluent by the whole table (below 0 where a replay takes one that the whole table would
-not call so; empty where none is better than theta1). cost: completions of the search for each search prompt;
+not call so; empty where none is better than theta1). missed: the mean regret if none could be below 0. not fluent: the
+share of choices that are not, by the whole table. cost: completions of the search for each search prompt;
 cost/paper, tokens/paper: all replays together, over those of `paper, best fitting`. worse: the share of replays that
 choose what is worse than theta1. ships: the verdict is SHIP. gated: as regret, with theta1 where it is not. Then the
 share of each verdict. Tables of useless directions come twice, the second time with every alpha's confirm rewards
@@ -54,6 +56,7 @@ class Replayed:
 
     gained: float
     gain: float
+    fluent: bool
     cost: float
     completions: int
     tokens: float
@@ -66,6 +69,7 @@ def replayed(world: World) -> dict[str, Replayed]:
         name: Replayed(
             gained=float(truth[found.choice]),
             gain=float((truth[list(world.fluent)] if found.fluently else truth).max()),
+            fluent=found.choice in world.fluent,
             cost=found.completions / world.search.shape[1],
             completions=found.completions,
             tokens=found.tokens,
@@ -79,11 +83,13 @@ def measures(mine: Sequence[Replayed], papers: Sequence[Replayed], *, useless: b
     """Means over the replays, with their standard errors as `..._se`."""
     each = {
         "cost": [one.cost for one in mine],
+        "not fluent": [float(not one.fluent) for one in mine],
         "worse": [float(one.gained < -1e-9) for one in mine],
         "ships": [float(one.verdict is Verdict.SHIP) for one in mine],
     }
     if not useless and all(one.gain for one in mine):  # of `fluent` there may be nothing to be had
         each["regret"] = [1 - one.gained / one.gain for one in mine]
+        each["missed"] = [max(regret, 0.0) for regret in each["regret"]]
         each["gated"] = [1 - (one.verdict is Verdict.SHIP) * one.gained / one.gain for one in mine]
     result = {}
     for name, values in each.items():

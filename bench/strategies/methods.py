@@ -1,16 +1,16 @@
 """The strategies, each with its ways to choose, and what one finds in a world."""
 
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from world import World, nearest
+from world import Watch, World, nearest
 
 from llm_expo.search.budget import Budget
 from llm_expo.search.choice import choose
 from llm_expo.search.race import BUDGET_PER_PROMPT, Race
-from llm_expo.search.rounds import Seen, Strategy, answered
+from llm_expo.search.rounds import Seen, Spent, Strategy, answered
 from llm_expo.search.sweeps import PRESETS, Grid, Paper
 from llm_expo.search.verdict import Confirmed, Verdict, decide
 from llm_expo.search.walk import CALIBRATION
@@ -49,7 +49,7 @@ def highest(_: World, seen: Seen) -> float:
 
 def fluent(world: World, seen: Seen) -> float:
     counts = {nearest(world.alphas, alpha): len(mine) for alpha, mine in answered(seen).items()}
-    places = world.watch.fluent(counts) if world.watch else counts
+    places = world.watch.fluent(counts, ()) if world.watch else counts
     return choose(seen, "fluent", [float(world.alphas[place]) for place in places])
 
 
@@ -117,7 +117,10 @@ def replay(world: World) -> dict[str, Found]:
 
 
 def played(world: World, method: Method) -> Seen:
-    rewards = world.search if method.paired else world.alone
+    rewards, strategy = world.search if method.paired else world.alone, method.strategy(world)
+    ids = [str(each) for each in range(rewards.shape[1])]
+    if method.guarded and world.watch:
+        return watched(world, world.watch, strategy, ids, fluently=method.fluently)
     rows: dict[float, list[float]] = {}
 
     def reward(alpha: float, prompt: str) -> float:
@@ -125,14 +128,38 @@ def played(world: World, method: Method) -> Seen:
             rows[alpha] = rewards[nearest(world.alphas, alpha)].tolist()
         return rows[alpha][int(prompt)]
 
-    def collapse(alpha: float, count: int) -> str | None:
-        if not method.guarded or world.watch is None:
-            return None
-        place = nearest(world.alphas, alpha)
-        symptom = world.watch.collapse(place, count)
-        return world.watch.astray(place, count) if symptom is None and method.fluently else symptom
+    return play(strategy, ids, reward)
 
-    return play(method.strategy(world), [str(each) for each in range(rewards.shape[1])], reward, collapse=collapse)
+
+def watched(world: World, watch: Watch, strategy: Strategy, ids: Sequence[str], *, fluently: bool) -> Seen:
+    """As `llm_expo.search.walk` goes."""
+    seen, counts = Seen(tuple(ids)), dict[int, int]()
+    collapsed, astray = dict[int, str](), set[int]()
+
+    def of_fluent() -> Seen:
+        others = counts.keys() - watch.fluent(counts, collapsed) - {world.theta1}
+        left = {float(world.alphas[place]): "not fluent" for place in others}
+        return replace(seen, collapsed={**left, **seen.collapsed})
+
+    while wanted := strategy(seen) or (strategy(of_fluent()) if fluently else None):
+        asked = {nearest(world.alphas, alpha): count for alpha, count in wanted.wanted.items()}
+        counts |= {place: max(count, counts.get(place, 0)) for place, count in asked.items()}
+        collapsed |= {place: word for place in asked if (word := watch.collapse(place, counts)) is not None}
+        if fluently:
+            astray |= watch.astray(counts, collapsed)
+        words = dict.fromkeys(astray, "not fluent") | collapsed
+        alphas = {place: float(world.alphas[place]) for place in counts}
+        rewards = {
+            alpha: dict(zip(ids, world.search[place, : counts[place]].tolist(), strict=False))
+            for place, alpha in alphas.items()
+        }
+        seen = Seen(
+            seen.prompts,
+            rewards,
+            {alphas[place]: word for place, word in words.items()},
+            Spent({alpha: counts[place] for place, alpha in alphas.items()}),
+        )
+    return seen
 
 
 def verdict(world: World, choice: int) -> Verdict:

@@ -1,7 +1,7 @@
 """Worlds drawn from a dense table: prompts with replacement, the guard on the replies that the table has."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,54 +78,65 @@ def read_table(path: Path, theta0: Path) -> Table:
 
 
 class TableWatch:
-    """The guard over one replay; what it said is kept, since all strategies meet the same replies."""
+    """The guard over one replay, as a walk has it; what it said is kept, since all strategies meet the same replies."""
 
     def __init__(self, table: Table, search: Places, confirm: Places) -> None:
-        self._table, self._drawn = table, (search, confirm)
-        theta0 = self._observed(0, table.place(-1.0), CALIBRATION)
-        theta1 = table.place(0.0)
+        self._table, self._drawn, self._theta1 = table, (search, confirm), table.place(0.0)
         self._calibrations = tuple(
-            guard.calibrate(theta0, self._observed(sample, theta1, len(drawn)))
-            for sample, drawn in enumerate(self._drawn)
+            guard.calibrate(*(self._observed(sample, place, count) for place in (table.place(-1.0), self._theta1)))
+            for sample, count in enumerate((CALIBRATION, len(confirm)))
         )
         self._said: dict[tuple[int, int, int], str | None] = {}
 
-    def collapse(self, place: int, count: int) -> str | None:
-        """Its symptom in the first replies of the search."""
-        return self._judged(0, place, count, guard.LOOK_ERROR)
+    def collapse(self, place: int, counts: Mapping[int, int]) -> str | None:
+        """Its symptom in its first replies of the search, beside theta1's."""
+        return self._judged(0, place, min(counts[place], self._answered(counts)), guard.LOOK_ERROR)
 
     def objection(self, place: int) -> str | None:
         """To a choice, by its replies to the confirm prompts."""
         return self._judged(1, place, len(self._drawn[1]), guard.AT_CONFIRMATION)
 
-    def fluent(self, counts: Mapping[int, int]) -> frozenset[int]:
-        observed = {float(place): self._observed(0, place, count) for place, count in counts.items()}
-        return frozenset(int(place) for place in guard.fluent(observed, self._calibrations[0]))
+    def fluent(self, counts: Mapping[int, int], collapsed: Container[int]) -> frozenset[int]:
+        return self._among(guard.fluent, counts, collapsed)
 
-    def astray(self, place: int, count: int) -> str | None:
-        """Whether it is no longer to be called fluent, by the same replies."""
-        if place == self._table.place(0.0) or not self._suspected(0, place, count, guard.FLUENT):
-            return None
-        return "not fluent" if guard.astray(self._observed(0, place, count), self._calibrations[0]) else None
+    def astray(self, counts: Mapping[int, int], collapsed: Container[int]) -> frozenset[int]:
+        return self._among(guard.astray, counts, collapsed) - {self._theta1}
+
+    def _among(
+        self, found: Callable[..., frozenset[float]], counts: Mapping[int, int], collapsed: Container[int]
+    ) -> frozenset[int]:
+        alphas = {
+            float(self._table.alphas[place]): self._observed(0, place, count)
+            for place, count in counts.items()
+            if place not in collapsed
+        }
+        theta1 = self._observed(0, self._theta1, self._answered(counts))
+        return frozenset(map(self._table.place, found(alphas, replace(self._calibrations[0], theta1=theta1))))
+
+    def _answered(self, counts: Mapping[int, int]) -> int:
+        """By theta1: for the guard, or for the strategy, too."""
+        return max(CALIBRATION, counts.get(self._theta1, 0))
 
     def _judged(self, sample: int, place: int, count: int, error: float) -> str | None:
-        if place == self._table.place(0.0):
+        if place == self._theta1:
             return None
         if (key := (sample, place, count)) not in self._said:
             said = None
-            if self._suspected(sample, place, count, 1.0):
-                objection = guard.judge(self._observed(sample, place, count), self._calibrations[sample], error)
+            if self._suspected(sample, place, count):
+                theta1 = self._observed(sample, self._theta1, count)
+                calibration = replace(self._calibrations[sample], theta1=theta1)
+                objection = guard.judge(self._observed(sample, place, count), calibration, error)
                 said = objection and str(objection)
             self._said[key] = said
         return self._said[key]
 
-    def _suspected(self, sample: int, place: int, count: int, part: float) -> bool:
-        """Whether any symptom's mean is such a part of its distance from theta1's: if not, no bound of it can be."""
+    def _suspected(self, sample: int, place: int, count: int) -> bool:
+        """Whether any symptom's mean is its distance from theta1's: if not, no bound of it can be."""
         table, prompts = self._table, np.unique(self._drawn[sample][:count])
         distances = self._calibrations[sample].distances
 
         def near(symptom: Symptom, of: Callable[[int], float]) -> bool:
-            return of(table.place(0.0)) - of(place) <= part * distances[symptom]
+            return of(self._theta1) - of(place) <= distances[symptom]
 
         return not (
             near(Symptom.LOG_PROBABILITY, lambda at: table.log_probabilities[sample, at, prompts].mean())
@@ -138,11 +149,19 @@ class TableWatch:
 
 
 def fluent_places(table: Table) -> tuple[int, ...]:
-    """Of alphas that are fluent over all prompts, theta1 among them."""
+    """Of alphas that are fluent over all prompts, each by itself, theta1 among them."""
     every = np.arange(table.rewards.shape[2])
-    observed = {float(alpha): table.observed(0, place, every) for place, alpha in enumerate(table.alphas)}
-    fluent = guard.fluent(observed, guard.calibrate(observed[-1.0], observed[0.0]))
-    return tuple(place for place, alpha in enumerate(table.alphas) if float(alpha) in fluent)
+    observed = [table.observed(0, place, every) for place in range(len(table.alphas))]
+    calibration = guard.calibrate(observed[table.place(-1.0)], observed[table.place(0.0)])
+    return tuple(
+        place
+        for place, alpha in enumerate(observed)
+        if all(
+            finding.worse.mean <= guard.FLUENT * finding.distance
+            for finding in guard.examine(alpha, calibration)
+            if finding.symptom in guard.FLUENT_BY
+        )
+    )
 
 
 def table_worlds(table: Table, prompts: int, replays: int, *, centred: bool = False) -> Iterator[World]:

@@ -1,7 +1,7 @@
 """What one replay may see, and the truth; which of the paper's presets fits it. Knows neither tables nor noise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,17 +21,17 @@ CONFIRM_SHARE = 1 / 3
 class Watch(Protocol):
     """The guard over one replay, by places of alphas."""
 
-    def collapse(self, place: int, count: int) -> str | None:
-        """Its symptom in the first replies of the search."""
+    def collapse(self, place: int, counts: Mapping[int, int]) -> str | None:
+        """Its symptom in its first replies of the search, beside theta1's."""
 
     def objection(self, place: int) -> str | None:
         """To a choice, by its replies to the confirm prompts."""
 
-    def fluent(self, counts: Mapping[int, int]) -> frozenset[int]:
+    def fluent(self, counts: Mapping[int, int], collapsed: Container[int]) -> frozenset[int]:
         """Those alphas that are, by so many replies of each."""
 
-    def astray(self, place: int, count: int) -> str | None:
-        """Whether it is no longer to be called fluent, by the same replies."""
+    def astray(self, counts: Mapping[int, int], collapsed: Container[int]) -> frozenset[int]:
+        """Those that are no longer to be called fluent, by the same replies."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

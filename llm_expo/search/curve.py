@@ -7,6 +7,7 @@ marginal likelihood eq. 2.30, Matern 5/2 kernel eq. 4.17). Knows nothing of prom
 
 The rewards are taken as reward = curve(alpha) + the prompt's own level + noise, with the levels unrestricted: only
 differences on the same prompt count. So the curve is known up to a constant, and only differences of it mean anything.
+The guard has log-probabilities for rewards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,16 +46,18 @@ class Curve:
     noise: float
 
 
-def fit(rewards: Mapping[float, Sequence[float]], beside: Sequence[float] = ()) -> Curve:
+def fit(rewards: Mapping[float, Sequence[float]], beside: Sequence[float] = (), depth: float = DEPTH) -> Curve:
     """The curve at the alphas of `rewards`, ascending, followed by those of `beside`, which have no rewards.
 
     Args:
-        rewards: alpha -> its rewards on the first prompts; all alphas answer the same prompts in the same order.
+        rewards: alpha -> its rewards on the first prompts; all alphas answer the same prompts in the same order. A NaN
+            is a prompt that was not answered.
+        depth: as `DEPTH`; infinite where how deep it lies is what matters.
     """
     import numpy as np
 
     tried = sorted(rewards)
-    precision, pull, variance = _paired(rewards, tried)
+    precision, pull, variance = _paired(rewards, tried, depth)
     alphas, t = np.array([*tried, *beside]), len(tried)
     scale, height = (np.array(each)[:, None] for each in zip(*product(SCALES, HEIGHTS), strict=True))
     x = np.sign(alphas) * np.log1p(np.abs(alphas) / scale)
@@ -112,7 +115,9 @@ def _matern(distance: "Floats") -> "Floats":
     return correlation
 
 
-def _paired(rewards: Mapping[float, Sequence[float]], tried: Sequence[float]) -> tuple["Floats", "Floats", float]:
+def _paired(
+    rewards: Mapping[float, Sequence[float]], tried: Sequence[float], depth: float
+) -> tuple["Floats", "Floats", float]:
     """The likelihood of the curve at `tried`: its precision in units of 1 / variance, its linear term in the units of
     rewards / variance, and the variance of the noise.
 
@@ -135,5 +140,5 @@ def _paired(rewards: Mapping[float, Sequence[float]], tried: Sequence[float]) ->
     freedom = there.sum() - len(counts) - (len(tried) - 1)
     # A floor: replies that are all alike (a tiny alpha, the same noise) have no spread, and it is divided by.
     variance = max(float((residuals**2).sum()) / max(freedom, 1), 1e-12)
-    lift = np.maximum(height.max() - DEPTH * np.sqrt(variance) - height, 0.0)
+    lift = np.maximum(height.max() - depth * np.sqrt(variance) - height, 0.0)
     return precision, pull + precision @ lift, variance

@@ -20,10 +20,11 @@ Length is told apart (`lengthening`): it is the first thing that extrapolation c
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llm_expo.generation import Reply
+from llm_expo.search.curve import fit, heights, standard_errors
 from llm_expo.search.symptoms import Symptom, readings
 from llm_expo.stats import Interval, paired_difference
 
@@ -41,6 +42,8 @@ FLUENT = 0.5
 
 ASTRAY_ERROR = 0.05
 """How often one look at one symptom may take an alpha that lies exactly at the limit of `fluent` for astray."""
+
+THETA0, THETA1 = -1.0, 0.0
 
 FLUENT_BY = (Symptom.LOG_PROBABILITY, Symptom.OPENINGS, Symptom.NGRAMS)
 
@@ -95,6 +98,7 @@ class Calibration:
     `distances` says how far beyond theta1 is too far, in each symptom's own unit, but for the part of what theta1 has.
     """
 
+    theta0: Observed
     theta1: Observed
     special_tokens: Mapping[int, str]
     distances: Mapping[Symptom, float]
@@ -153,7 +157,7 @@ def calibrate(theta0: Observed, theta1: Observed, special_tokens: Mapping[int, s
     more prompts, the better; all that theta1 has answered may be asked about later.
     """
     special = special_tokens or {}
-    return Calibration(theta1, special, _distances(theta0, theta1, special))
+    return Calibration(theta0, theta1, special, _distances(theta0, theta1, special))
 
 
 def examine(alpha: Observed, calibration: Calibration, error: float = LOOK_ERROR) -> tuple[Finding, ...]:
@@ -178,29 +182,32 @@ def judge(alpha: Observed, calibration: Calibration, error: float = LOOK_ERROR) 
     return Objection(tuple(sorted(objecting, key=lambda finding: -finding.worse.mean / finding.distance)))
 
 
-def fluent(alphas: Mapping[float, Observed], calibration: Calibration) -> frozenset[float]:
+def fluent(
+    alphas: Mapping[float, Observed], calibration: Calibration, collapsed: Container[float] = ()
+) -> frozenset[float]:
     """The alphas whose log-probability under theta0 and whose diversity have stayed near theta1's.
 
-    Near is within `FLUENT` of the guard's distances, on average, whatever the errors: this ranks, it accuses nobody.
-    Whose log-probability was not measured is not among them.
+    Near is within `FLUENT` of the guard's distances, by the best guess, whatever the errors: this ranks, it accuses
+    nobody. Whose log-probability was not measured is not among them, nor are those in `collapsed`.
     """
-    near = set()
-    for alpha, observed in alphas.items():
-        findings = {finding.symptom: finding for finding in examine(observed, calibration)}
-        measured = [findings[symptom] for symptom in FLUENT_BY if symptom in findings]
-        if Symptom.LOG_PROBABILITY in findings and all(f.worse.mean <= FLUENT * f.distance for f in measured):
-            near.add(alpha)
-    return frozenset(near)
+    return frozenset(
+        alpha
+        for alpha, drifts in _drifts(alphas, calibration, collapsed).items()
+        if Symptom.LOG_PROBABILITY in drifts and all(mean <= FLUENT for mean, _ in drifts.values())
+    )
 
 
-def astray(alpha: Observed, calibration: Calibration) -> bool:
-    """Whether an alpha is farther from theta1 than `fluent` allows, whatever chance may have added.
+def astray(
+    alphas: Mapping[float, Observed], calibration: Calibration, collapsed: Container[float] = ()
+) -> frozenset[float]:
+    """The alphas that are farther from theta1 than `fluent` allows, whatever chance may have added.
 
-    A search for a fluent one need not ask it again.
+    A search for a fluent one need not ask them again.
     """
-    return any(
-        finding.symptom in FLUENT_BY and finding.worse.n >= FEWEST and finding.worse.low > FLUENT * finding.distance
-        for finding in examine(alpha, calibration, ASTRAY_ERROR)
+    return frozenset(
+        alpha
+        for alpha, drifts in _drifts(alphas, calibration, collapsed).items()
+        if len(alphas[alpha].replies) >= FEWEST and any(low > FLUENT for _, low in drifts.values())
     )
 
 
@@ -247,6 +254,44 @@ def words(finding: Finding) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 
 _Values = dict[str, float]  # by prompt
+
+
+def _drifts(
+    alphas: Mapping[float, Observed], calibration: Calibration, collapsed: Container[float]
+) -> dict[float, dict[Symptom, tuple[float, float]]]:
+    """How far each alpha is from theta1 in the symptoms of `FLUENT_BY`, in parts of the distance: the mean, and its
+    lower bound.
+
+    The log-probability is a curve over alpha, so that its neighbours' replies tell of each alpha, too: alone it would
+    take about twice as many. Distinct openings and n-grams depend on how many replies there are, and are no curve.
+    """
+    drifts = {
+        alpha: {
+            finding.symptom: (finding.worse.mean / finding.distance, finding.worse.low / finding.distance)
+            for finding in examine(observed, calibration, ASTRAY_ERROR)
+            if finding.symptom in FLUENT_BY
+        }
+        for alpha, observed in alphas.items()
+        if alpha not in collapsed
+    }
+    log_probability = Symptom.LOG_PROBABILITY
+    held = {
+        alpha: alphas[alpha].log_probabilities
+        for alpha, mine in drifts.items()
+        if log_probability in mine and math.isfinite(mine[log_probability][0])
+    }
+    if held:
+        held[THETA0], held[THETA1] = calibration.theta0.log_probabilities, calibration.theta1.log_probabilities
+        prompts = dict.fromkeys(prompt for values in held.values() for prompt in values)
+        values = {alpha: [mine.get(prompt, math.nan) for prompt in prompts] for alpha, mine in held.items()}
+        curve = fit(values, depth=math.inf)
+        theta1, distance = curve.alphas.index(THETA1), calibration.distances[log_probability]
+        worse = (heights(curve)[theta1] - heights(curve)) / distance
+        reach = statistics.NormalDist().inv_cdf(1 - ASTRAY_ERROR) * standard_errors(curve, theta1) / distance
+        for alpha, mean, low in zip(curve.alphas, worse.tolist(), (worse - reach).tolist(), strict=True):
+            if alpha in drifts:
+                drifts[alpha][log_probability] = (mean, low)
+    return drifts
 
 
 def _finding(symptom: Symptom, pairs: Sequence[tuple[float, float]], distance: float, confidence: float) -> Finding:

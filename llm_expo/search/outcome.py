@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_expo.generation import Json, Prompt
-from llm_expo.search.guard import Calibration, Finding, Lengthening, Objection, Observed, examine, fluent, lengthening
+from llm_expo.search.guard import Calibration, Finding, Lengthening, Objection, Observed, examine, lengthening
 from llm_expo.search.limit import Priced
 from llm_expo.search.rounds import Round
 from llm_expo.search.study import Study
@@ -117,6 +117,8 @@ def row(
     theta1: Mapping[str, float],
     calibration: Calibration,
     objection: Objection | None,
+    *,
+    fluent: bool,
 ) -> Row:
     """Of what was observed; `rewards` are those of the alpha, `theta1` of theta1, by prompt id, and may be of more."""
     rewards = {prompt: rewards[prompt] for prompt in observed.replies}
@@ -131,5 +133,5 @@ def row(
         findings=examine(observed, calibration) if alpha != THETA1 else (),
         lengthening=lengthening(observed, calibration.theta1) if compared else None,
         collapsed=None if objection is None else str(objection),
-        fluent=alpha == THETA1 or alpha in fluent({alpha: observed}, calibration),
+        fluent=fluent,
     )

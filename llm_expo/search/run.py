@@ -108,7 +108,7 @@ def search(
         watch(Split(len(study.enrolled("search")), len(study.enrolled("confirm"))))
         work = Work(study, engine, batch_size, watch, turns)
         walked = walk(work, strategy, scorer, choice)
-        steady = fluent(walked.observed, walked.calibration)
+        steady = fluent(walked.observed, walked.calibration, walked.objections)
         priced: tuple[Priced, ...] = ()
         if limit is None:
             chosen = choose(walked.seen, choice, steady)
@@ -159,8 +159,17 @@ def _rows(
     theta1 = study.rewards(scorer, THETA1)
     # theta1 may have been asked by the guard alone, and is not scored then
     theta1 = {prompt: theta1[prompt] for prompt in observed[THETA1].replies}
+    steady = fluent(observed, calibration, objections)
     return tuple(
-        row(alpha, observed[alpha], study.rewards(scorer, alpha), theta1, calibration, objections.get(alpha))
+        row(
+            alpha,
+            observed[alpha],
+            study.rewards(scorer, alpha),
+            theta1,
+            calibration,
+            objections.get(alpha),
+            fluent=alpha == THETA1 or alpha in steady,
+        )
         for alpha in sorted(observed)
     )
 

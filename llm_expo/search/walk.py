@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from llm_expo.scoring import Comparer, Scorer
 from llm_expo.search.choice import Rule
 from llm_expo.search.events import Begun, Tried
-from llm_expo.search.guard import FEWEST, Calibration, Objection, Observed, astray, calibrate, judge
+from llm_expo.search.guard import FEWEST, Calibration, Objection, Observed, astray, calibrate, fluent, judge
 from llm_expo.search.outcome import THETA0, THETA1, gain_over_theta1
 from llm_expo.search.rounds import Round, Seen, Spent, Strategy
 from llm_expo.search.study import Enrolled, Spending
@@ -45,25 +45,30 @@ class _Way:
     count: dict[float, int] = field(default_factory=dict)
     observed: dict[float, Observed] = field(default_factory=dict)
     objections: dict[float, Objection] = field(default_factory=dict)
+    astray: set[float] = field(default_factory=set)
+    """Those that were so once: an alpha that is left is not taken up again."""
 
 
 def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) -> Walked:
     """Walk until the strategy has seen enough.
 
-    rule: how the choice will be made. What it cannot be is shown to the strategy as collapsed.
+    rule: how the choice will be made. What it clearly cannot be is shown to the strategy as collapsed, and at its end
+    all that it would not be: it may want to go on with the others.
     """
     prompts, to_confirm = work.study.enrolled("search"), len(work.study.enrolled("confirm"))
     rounds: list[Round] = []
     seen = Seen(tuple(each.prompt.id for each in prompts))
     strategy(seen)  # a budget that cannot do is told before anything is paid for
     way = _Way(calibrated(work, prompts[:CALIBRATION]))
-    while (wanted := strategy(seen)) is not None:
+    while (wanted := strategy(seen) or (strategy(_of_fluent(seen, way)) if rule == "fluent" else None)) is not None:
         rounds.append(wanted)
         new = sum(max(count - way.count.get(alpha, 0), 0) for alpha, count in wanted.wanted.items())
         later = None if wanted.later is None else wanted.later + 3 * to_confirm
         work.watch(Begun(len(rounds), wanted, new, later))
         _run(work, scorer, prompts, wanted, way)
-        before, seen = seen, _seen(work, scorer, prompts, way, rule)
+        if rule == "fluent":
+            way.astray |= astray(way.observed, way.calibration, way.objections) - {THETA0, THETA1}
+        before, seen = seen, _seen(work, scorer, prompts, way)
         if seen == before:  # it asks for what the guard does not allow, and would do so for ever
             break
     return Walked(seen, tuple(rounds), way.calibration, way.observed, way.objections)
@@ -142,7 +147,7 @@ def _both(one: Observed, other: Observed) -> Observed:
     )
 
 
-def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way, rule: Rule) -> Seen:
+def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], way: _Way) -> Seen:
     """What the walk has come by so far, and no more of what the study may hold."""
     rewards, completions, tokens, spending = {}, {}, {}, Spending()
     for alpha, count in way.count.items():
@@ -153,14 +158,10 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
         completions[alpha], tokens[alpha] = here.completions, here.tokens
         spending += here
     moves, turns = work.study.moves()[: work.moves], work.study.turns()[: work.turns]
-    excluded = {}
-    if rule == "fluent":
-        others = (alpha for alpha in way.observed if alpha not in (THETA0, THETA1))
-        excluded = {alpha: "not fluent" for alpha in others if astray(way.observed[alpha], way.calibration)}
     return Seen(
         tuple(each.prompt.id for each in prompts),
         {alpha: mine for alpha, mine in rewards.items() if mine},
-        excluded | {alpha: str(objection) for alpha, objection in way.objections.items()},
+        {alpha: str(way.objections.get(alpha, "not fluent")) for alpha in way.astray | way.objections.keys()},
         Spent(
             completions,
             tokens,
@@ -174,6 +175,12 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
             turns=len(turns),
         ),
     )
+
+
+def _of_fluent(seen: Seen, way: _Way) -> Seen:
+    """As if all had collapsed that would not be chosen now, clearly or not."""
+    others = way.observed.keys() - fluent(way.observed, way.calibration, way.objections) - {THETA0, THETA1}
+    return replace(seen, collapsed={**dict.fromkeys(others, "not fluent"), **seen.collapsed})
 
 
 def _tried(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], alpha: float, way: _Way) -> Tried:

@@ -18,9 +18,8 @@ def test_it_is_the_posterior_of_a_gaussian_process(monkeypatch):
     """Against the textbook form, every reward a row, with prompts' levels of an all but unlimited variance."""
     monkeypatch.setattr(module, "SCALES", (0.5,))
     monkeypatch.setattr(module, "HEIGHTS", (1.5,))
-    monkeypatch.setattr(module, "DEPTH", np.inf)
     rewards = noisy((-0.5, 0.0, 1.0, 4.0), (3, 6, 2, 5), lambda alpha: alpha)
-    curve = fit(rewards, (2.0,))
+    curve = fit(rewards, (2.0,), depth=np.inf)
     assert curve.alphas == (-0.5, 0.0, 1.0, 4.0, 2.0)
 
     at, prompt, reward = zip(

@@ -219,6 +219,9 @@ def test_log_probabilities_that_are_no_numbers(calibration, value):
     objection = judge(broken, calibration)
     assert objection.symptom is Symptom.LOG_PROBABILITY
     assert math.isinf(objection.findings[0].worse.low)
+    alphas = {0.5: observed(3), 1.0: broken}
+    assert fluent(alphas, calibration) == {0.5}
+    assert astray(alphas, calibration) == {1.0}
 
 
 def test_fluent(calibration):
@@ -231,6 +234,21 @@ def test_fluent(calibration):
     }
     assert fluent(alphas, calibration) == {0.1, 1.0}
     assert judge(alphas[2.0], calibration) is None
+
+
+def test_neighbours_tell_whether_an_alpha_is_fluent(calibration):
+    unlucky = {1.0: observed(3, log_probability=-1.55, prompts=PROMPTS[:FEWEST])}
+    assert not fluent(unlucky, calibration)
+    around = {alpha: observed(seed, log_probability=-1.25) for seed, alpha in enumerate((0.5, 0.7, 1.5, 2.0), 4)}
+    assert fluent(around | unlucky, calibration) == {*around, 1.0}
+
+
+def test_all_of_the_way_from_theta0_counts():
+    """However deep below theta0's best an alpha lies."""
+    calibration = calibrate(observed(0, log_probability=-1.0), observed(1, log_probability=-4.0))
+    alphas = {0.5: observed(2, log_probability=-5.0), 1.0: observed(3, log_probability=-6.0)}
+    assert fluent(alphas, calibration) == {0.5}
+    assert astray(alphas, calibration) == {1.0}
 
 
 def alarms(pick: Callable[[random.Random], tuple[Observed, Observed, Observed]], tries: int) -> int:
@@ -264,8 +282,11 @@ def test_no_false_alarms_among_equals():
 def test_astray_is_clearly_less_than_fluent(calibration):
     """Half of the distance, which is at least half a nat."""
     limit = -1.2 - 0.5 * calibration.distances[Symptom.LOG_PROBABILITY]
-    assert not astray(observed(2, log_probability=limit + 0.02), calibration)
-    assert astray(observed(2, log_probability=limit - 0.3), calibration)
-    assert not astray(first(observed(2, log_probability=limit - 0.3), FEWEST - 1), calibration)
-    assert astray(observed(2, same_start), calibration)
-    assert not astray(observed(2, loop), calibration)  # that is for the guard to say
+    alphas = {1.0: observed(2, log_probability=limit + 0.02)}
+    assert not astray(alphas, calibration)
+    alphas = {1.0: observed(2, log_probability=limit - 0.3)}
+    assert astray(alphas, calibration) == {1.0}
+    assert not astray(alphas, calibration, collapsed=[1.0])
+    assert not astray({1.0: first(alphas[1.0], FEWEST - 1)}, calibration)
+    assert astray({1.0: observed(2, same_start)}, calibration)
+    assert not astray({1.0: observed(2, loop)}, calibration)  # that is for the guard to say

@@ -485,6 +485,26 @@ def test_a_strategy_that_asks_for_what_the_guard_forbids_comes_to_an_end(directi
     assert (outcome.choice, outcome.verdict) == (0.0, Verdict.NO_GAIN)
 
 
+def test_a_strategy_at_its_end_is_told_what_would_not_be_chosen(direction, tmp_path, monkeypatch):
+    """It was not clear enough before."""
+
+    class Once:
+        def __repr__(self):
+            return "Once()"
+
+        def __call__(self, seen):
+            if not seen.rewards:
+                return Round({0.0: 20, 1.0: 20, 2.0: 20}, "begin")
+            return Round({1.0: 40}, "instead") if 2.0 in seen.collapsed and len(seen.rewards[1.0]) < 40 else None
+
+    monkeypatch.setattr("llm_expo.search.walk.fluent", lambda alphas, *_: frozenset(alphas) - {2.0})
+    outcome = find(direction, tmp_path / "s", strategy=Once())
+    assert [each.why for each in outcome.rounds] == ["begin", "instead"]
+    assert completions(tmp_path / "s") == {-1.0: 16, 0.0: 20, 1.0: 40, 2.0: 20}
+    outcome = find(direction, tmp_path / "best", strategy=Once(), choice="best")
+    assert [each.why for each in outcome.rounds] == ["begin"]
+
+
 def test_engine_and_scorer_take_turns(direction, tmp_path):
     told = []
 
