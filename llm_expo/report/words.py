@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from llm_expo.search.events import Begun, Chosen, Split, Tried
-from llm_expo.search.outcome import THETA0, THETA1, Outcome, Row
-from llm_expo.search.rounds import Round
+from llm_expo.search.outcome import Outcome, Row
+from llm_expo.search.rounds import THETA0, THETA1, Round
 from llm_expo.search.verdict import Decision, Verdict
 from llm_expo.stats import Interval
 

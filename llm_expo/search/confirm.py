@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llm_expo.scoring import Comparer, Scorer
 from llm_expo.search.events import Tried
 from llm_expo.search.guard import AT_CONFIRMATION, Calibration, Objection, Observed, calibrate, judge
-from llm_expo.search.outcome import THETA0, THETA1
+from llm_expo.search.rounds import THETA0, THETA1
 from llm_expo.search.verdict import Confirmed
 from llm_expo.search.work import Work
 from llm_expo.stats import paired_difference

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from llm_expo.generation import Reply
 from llm_expo.search.curve import fit, heights, standard_errors
+from llm_expo.search.rounds import THETA0, THETA1
 from llm_expo.search.symptoms import Symptom, readings
 from llm_expo.stats import Interval, paired_difference
 
@@ -42,8 +43,6 @@ FLUENT = 0.5
 
 ASTRAY_ERROR = 0.05
 """How often one look at one symptom may take an alpha that lies exactly at the limit of `fluent` for astray."""
-
-THETA0, THETA1 = -1.0, 0.0
 
 FLUENT_BY = (Symptom.LOG_PROBABILITY, Symptom.OPENINGS, Symptom.NGRAMS)
 

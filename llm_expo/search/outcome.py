@@ -8,14 +8,11 @@ from pathlib import Path
 from llm_expo.generation import Json, Prompt
 from llm_expo.search.guard import Calibration, Finding, Lengthening, Objection, Observed, examine, lengthening
 from llm_expo.search.limit import Priced
-from llm_expo.search.rounds import Round
+from llm_expo.search.rounds import THETA1, Round
 from llm_expo.search.study import Study
 from llm_expo.search.symptoms import Symptoms, symptoms
 from llm_expo.search.verdict import Decision, Verdict
 from llm_expo.stats import Interval, paired_difference
-
-THETA0, THETA1 = -1.0, 0.0
-"""The alphas at which theta(alpha) is theta0 and theta1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,8 @@ from dataclasses import dataclass, replace
 from llm_expo.errors import StudyError
 from llm_expo.search.budget import Budget, cost, left, overhead, price
 from llm_expo.search.curve import expected_gains, fit, heights
-from llm_expo.search.rounds import Round, Seen, Spent, answered, refuse_alphas
+from llm_expo.search.rounds import THETA1, Round, Seen, Spent, answered, refuse_alphas
 from llm_expo.stats import always_valid_difference
-
-THETA1 = 0.0
 
 ALPHAS = (
     *(-0.5, -0.25),

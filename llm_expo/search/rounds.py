@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 
 from llm_expo.errors import StudyError
 
+THETA0, THETA1 = -1.0, 0.0
+"""The alphas at which theta(alpha) is theta0 and theta1."""
+
 _ABSURD_ALPHA = 1000.0
 
 Activity = Literal["generate", "score", "move", "turn"]

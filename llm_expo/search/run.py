@@ -18,9 +18,9 @@ from llm_expo.search.confirm import confirm
 from llm_expo.search.events import Chosen, Event, Split
 from llm_expo.search.guard import Calibration, Objection, Observed, fluent
 from llm_expo.search.limit import Limit, Priced, choose_within
-from llm_expo.search.outcome import THETA0, THETA1, Limited, Outcome, Row, examples, row
+from llm_expo.search.outcome import Limited, Outcome, Row, examples, row
 from llm_expo.search.race import Race
-from llm_expo.search.rounds import Strategy
+from llm_expo.search.rounds import THETA0, THETA1, Strategy
 from llm_expo.search.study import Spending, Study
 from llm_expo.search.verdict import Verdict, decide
 from llm_expo.search.walk import walk

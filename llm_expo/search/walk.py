@@ -14,8 +14,8 @@ from llm_expo.scoring import Comparer, Scorer
 from llm_expo.search.choice import Rule
 from llm_expo.search.events import Begun, Tried
 from llm_expo.search.guard import FEWEST, Calibration, Objection, Observed, astray, calibrate, fluent, judge
-from llm_expo.search.outcome import THETA0, THETA1, gain_over_theta1
-from llm_expo.search.rounds import Round, Seen, Spent, Strategy
+from llm_expo.search.outcome import gain_over_theta1
+from llm_expo.search.rounds import THETA0, THETA1, Round, Seen, Spent, Strategy
 from llm_expo.search.study import Enrolled, Spending
 from llm_expo.search.work import Work
 

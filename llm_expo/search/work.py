@@ -12,7 +12,7 @@ from llm_expo.generation import Engine, Reply, Request
 from llm_expo.generation.engine import Text
 from llm_expo.scoring import Comparer, Conversation, Resting, Scorer, rewards
 from llm_expo.search.events import Done, Event
-from llm_expo.search.outcome import THETA1
+from llm_expo.search.rounds import THETA1
 from llm_expo.search.study import Enrolled, Part, Study
 
 A = TypeVar("A")
