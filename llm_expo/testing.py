@@ -81,7 +81,7 @@ class FakeScorer:
 
     name = "fake"
 
-    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], _: object = None) -> list[float]:
         return [float(conversation[-1]["content"]) for conversation in conversations]
 
 

@@ -7,7 +7,7 @@ wrong. Knows nothing of what is asked.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import openai
 
 from llm_expo.errors import ScorerError
 from llm_expo.scoring.answers import Answer, Answers, Question, Token
+from llm_expo.scoring.scorer import Progress, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +125,7 @@ class Endpoint:
         except (openai.OpenAIError, ValueError):
             pass  # not every server lists its models, and not every key may
 
-    def ask(
-        self, asker: str, questions: Sequence[Question], progress: Callable[[int, int], None] | None = None
-    ) -> list[Answer | Refusal]:
+    def ask(self, asker: str, questions: Sequence[Question], progress: Progress = unwatched) -> list[Answer | Refusal]:
         """The answers in order; each is kept as soon as it is there, whatever happens to the others.
 
         Args:
@@ -146,8 +145,7 @@ class Endpoint:
             try:
                 for key, answer in self._each(missing):
                     known[key] = answer
-                    if progress is not None:
-                        progress(len(known), wanted)
+                    progress(len(known), wanted)
                     if isinstance(answer, Answer):
                         kept.add(missing[key], answer)
             except ScorerError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_expo import records
 from llm_expo.errors import ScorerError
-from llm_expo.scoring.scorer import LARGEST, Conversation
+from llm_expo.scoring.scorer import LARGEST, Conversation, Progress, unwatched
 
 
 class FileScorer:
@@ -40,7 +40,7 @@ class FileScorer:
                 )
             places.setdefault(key, place)
 
-    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], _: Progress = unwatched) -> list[float]:
         """The rewards in the file.
 
         Raises:

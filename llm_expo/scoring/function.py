@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llm_expo.errors import ExpoError, ScorerError
-from llm_expo.scoring.scorer import Conversation
+from llm_expo.scoring.scorer import Conversation, Progress, unwatched
 
 ScoreFunction = Callable[[list[Conversation]], Sequence[float]]
 
@@ -18,7 +18,7 @@ class FunctionScorer:
         self.name = name or f"function:{function.__module__}:{function.__qualname__}"
         self._function = function
 
-    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], _: Progress = unwatched) -> list[float]:
         try:
             returned = self._function(list(conversations))
             values = list(returned)

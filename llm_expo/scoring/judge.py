@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llm_expo.errors import ScorerError
 from llm_expo.scoring.answers import Answer, Question
 from llm_expo.scoring.endpoint import Bill, Endpoint, Refusal
-from llm_expo.scoring.scorer import Conversation
+from llm_expo.scoring.scorer import Conversation, Progress, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,9 @@ class JudgeScorer:
         """See that the endpoint is there, unless it has answered before. Raises ScorerError."""
         self._endpoint.check(self.name)
 
-    def compare(self, conversations: Sequence[Conversation], baselines: Sequence[str]) -> list[float]:
+    def compare(
+        self, conversations: Sequence[Conversation], baselines: Sequence[str], progress: Progress = unwatched
+    ) -> list[float]:
         """For each conversation the preference for its reply over the baseline, in [0, 1].
 
         Where both are the same text, 0.5 without asking. A pair that lacks one of its two verdicts counts 0.5, and
@@ -93,7 +95,7 @@ class JudgeScorer:
             if reply != baseline:
                 differing.append(place)
                 questions += [which_is_better(prompt, reply, baseline), which_is_better(prompt, baseline, reply)]
-        answers = self._endpoint.ask(self.name, questions)
+        answers = self._endpoint.ask(self.name, questions, progress)
         verdicts = [None if isinstance(answer, Refusal) else preference(answer) for answer in answers]
         self._count(answers, verdicts)
         values = [0.5] * len(conversations)

@@ -11,7 +11,7 @@ from llm_expo.cluster.connection import connected
 from llm_expo.cluster.dispatch import Dispatcher
 from llm_expo.cluster.replicas import Replicas, gpus_each, threads_each
 from llm_expo.errors import ScorerError
-from llm_expo.scoring.scorer import Conversation, Scorer
+from llm_expo.scoring.scorer import Conversation, Progress, Scorer, unwatched
 from llm_expo.scoring.spec import scorer_from
 
 _CHARACTERS = 1 << 15
@@ -37,7 +37,7 @@ class RayScorer:
             self._replicas, replicas, lambda line: ScorerError(f"{name}: {line}")
         )
 
-    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], progress: Progress = unwatched) -> list[float]:
         """See `Scorer`.
 
         Raises:
@@ -46,9 +46,12 @@ class RayScorer:
         chunks = chunked([sum(len(message["content"]) for message in each) for each in conversations])
         jobs = (partial(_scores, [conversations[place] for place in chunk]) for chunk in chunks)
         values = [0.0] * len(conversations)
+        done = 0
         for chunk, scores in zip(chunks, self._dispatcher.each(jobs), strict=True):
             for place, score in zip(chunk, scores, strict=True):
                 values[place] = score
+            done += len(chunk)
+            progress(done, len(conversations))
         return values
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from llm_expo.errors import ScorerError, listed
-from llm_expo.scoring.scorer import Conversation
+from llm_expo.scoring.scorer import Conversation, Progress, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class RewardModelScorer:
             self._model.to("cpu")
             torch.cuda.empty_cache()
 
-    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], progress: Progress = unwatched) -> list[float]:
         """The logits, in float32.
 
         Raises:
@@ -124,6 +124,7 @@ class RewardModelScorer:
             for row, value in zip(batch, scores, strict=True):
                 values[row] = value
             left = left[len(batch) :]
+            progress(len(rows) - len(left), len(rows))
         return values
 
     def _forward(self, rows: list[list[int]]) -> list[float] | None:

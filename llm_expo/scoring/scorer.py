@@ -1,6 +1,6 @@
 """The seam between text and reward: what a scorer is asked, and the check on what it answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from llm_expo.errors import ScorerError
@@ -12,6 +12,14 @@ LARGEST = 1e30
 """What is larger is no reward, and sums of its squares would overflow."""
 
 
+Progress = Callable[[int, int], object]
+"""Told how much of a call is done, and of how much, in whatever unit."""
+
+
+def unwatched(done: int, of: int) -> None:
+    """Nobody wants to know."""
+
+
 class Scorer(Protocol):
     """Judges replies by themselves; a higher reward is better, on whatever scale, as long as it is one scale."""
 
@@ -19,7 +27,7 @@ class Scorer(Protocol):
     def name(self) -> str:
         """What identifies the scorer in a study: resuming with another name is an error."""
 
-    def score(self, conversations: Sequence[Conversation]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], progress: Progress = unwatched) -> list[float]:
         """One reward for each conversation, in order."""
 
 
@@ -31,7 +39,9 @@ class Comparer(Protocol):
     def name(self) -> str:
         """What identifies the comparer in a study."""
 
-    def compare(self, conversations: Sequence[Conversation], baselines: Sequence[str]) -> list[float]:
+    def compare(
+        self, conversations: Sequence[Conversation], baselines: Sequence[str], progress: Progress = unwatched
+    ) -> list[float]:
         """One reward in [0, 1] for each conversation, in order; 0.5 where neither reply is better.
 
         Args:
@@ -56,7 +66,10 @@ class Recording(Protocol):
 
 
 def rewards(
-    scorer: Scorer | Comparer, conversations: Sequence[Conversation], baselines: Sequence[str] | None = None
+    scorer: Scorer | Comparer,
+    conversations: Sequence[Conversation],
+    baselines: Sequence[str] | None = None,
+    progress: Progress = unwatched,
 ) -> list[float]:
     """The scorer's rewards, one finite number a conversation, or a ScorerError that says what came instead.
 
@@ -64,11 +77,11 @@ def rewards(
         baselines: for each conversation the reply that a Comparer holds against it; a Scorer does without.
     """
     if not isinstance(scorer, Comparer):
-        values = scorer.score(conversations)
+        values = scorer.score(conversations, progress)
     elif baselines is None:
         raise ValueError(f"{scorer.name} compares: it needs baselines")
     else:
-        values = scorer.compare(conversations, baselines)
+        values = scorer.compare(conversations, baselines, progress)
     if len(values) != len(conversations):
         raise ScorerError(f"{scorer.name}: returned {len(values)} rewards for {len(conversations)} conversations")
     for value, conversation in zip(values, conversations, strict=True):

@@ -132,7 +132,14 @@ class Work:
             self._at, self._leaving = None, time.monotonic() - start
         self.watch(Done("score", part, None, 0, len(places), 0, 0.0))
         start = time.monotonic()
-        values = rewards(scorer, conversations, baselines)
+
+        def progress(done: int, of: int) -> None:
+            if done < of:
+                self.watch(
+                    Done("score", part, None, len(places) * done // of, len(places), 0, time.monotonic() - start)
+                )
+
+        values = rewards(scorer, conversations, baselines, progress)
         if self._turns and isinstance(scorer, Resting):
             scorer.rest()
         seconds = time.monotonic() - start

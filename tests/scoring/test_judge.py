@@ -110,7 +110,9 @@ def test_theta1_against_itself_asks_nobody(judge, server, tmp_path):
 def test_a_judge_that_goes_by_place_prefers_nothing(judge, server):
     server.chat.answer = lambda text: "A"
     one = judge()
-    assert one.compare(conversations("a", "b"), ["c", "d"]) == [0.5, 0.5]
+    told = []
+    assert one.compare(conversations("a", "b"), ["c", "d"], lambda *so_far: told.append(so_far)) == [0.5, 0.5]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert one.record() == Record(0, 0, 1.0, Bill(4, pytest.approx(400, rel=0.2), 4, 0, pytest.approx(4e-4, rel=0.2)))
 
 

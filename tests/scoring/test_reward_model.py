@@ -66,7 +66,9 @@ def by_hand(folder):
 def test_the_score_is_the_raw_logit_whatever_the_batch(reward_model):
     scorer = scorer_from(f"reward-model:{reward_model}", device="cpu")
     assert scorer.name == f"reward-model:{reward_model}"
-    scores = scorer.score(conversations(20))
+    told = []
+    scores = scorer.score(conversations(20), lambda *so_far: told.append(so_far))
+    assert told[-1] == (20, 20)
     assert scores == pytest.approx(list(by_hand(reward_model)), abs=1e-5)
     assert len(set(scores)) > 10
 

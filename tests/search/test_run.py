@@ -51,6 +51,19 @@ def direction(pair):
     return Direction.open(*pair)
 
 
+def test_scoring_is_told_as_it_goes(direction, tmp_path):
+    class Slow(FakeScorer):
+        def score(self, conversations, progress):
+            for done in range(1, 5):
+                progress(done, 4)
+            return super().score(conversations)
+
+    events = []
+    find(direction, tmp_path / "s", scorer=Slow(), strategy=Grid((1.0,)), watch=events.append)
+    scored = [event for event in events if isinstance(event, Done) and event.activity == "score"]
+    assert [(event.done, event.total) for event in scored[-5:]] == [(n * 90 // 4, 90) for n in range(5)]
+
+
 def test_who_reads_what(direction, tmp_path):
     """theta0 reads all replies of a round in one call, an alpha beyond all others as many of theta1's as it makes."""
 
@@ -233,7 +246,7 @@ class Failing(FakeScorer):
     def __init__(self, at, how):
         self.calls, self.at, self.how = 0, at, how
 
-    def score(self, conversations):
+    def score(self, conversations, *_):
         self.calls += 1
         if self.calls != self.at:
             return super().score(conversations)
@@ -441,7 +454,7 @@ def test_a_gain_that_is_length_is_not_shipped(direction, tmp_path):
 class Contrary(FakeScorer):
     name = "contrary"
 
-    def score(self, conversations):
+    def score(self, conversations, *_):
         return [-reward for reward in super().score(conversations)]
 
 
@@ -459,7 +472,7 @@ class Preferring:
 
     name = "preferring"
 
-    def compare(self, conversations, baselines):
+    def compare(self, conversations, baselines, _):
         texts = [conversation[-1]["content"] for conversation in conversations]
         return [(float(a) > float(b)) + (a == b) / 2 for a, b in zip(texts, baselines, strict=True)]
 
@@ -516,7 +529,7 @@ def test_engine_and_scorer_take_turns(direction, tmp_path):
             told.append("engine rests")
 
     class Scorer(FakeScorer):
-        def score(self, conversations):
+        def score(self, conversations, *_):
             told.append("score")
             return super().score(conversations)
 

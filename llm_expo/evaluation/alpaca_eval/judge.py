@@ -9,7 +9,6 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from llm_expo.evaluation.alpaca_eval.annotations import Annotation, Annotations
 from llm_expo.evaluation.alpaca_eval.outputs import Outputs, same_instructions
 from llm_expo.scoring.answers import Answer, Question
 from llm_expo.scoring.endpoint import Endpoint, Refusal
+from llm_expo.scoring.scorer import Progress, unwatched
 
 _ALTERNATIVES = 5
 _MAX_TOKENS = 4  # the letter is one; a model may open with a blank or a quotation mark
@@ -82,7 +82,7 @@ def annotate(
     baseline: Outputs,
     endpoint: Endpoint,
     template: Template,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unwatched,
 ) -> Annotations:
     """Each output judged against the baseline's; equal texts are a draw, unasked. The endpoint keeps every answer.
 

@@ -5,7 +5,7 @@ The words are the user's file, FastChat's judge_prompts.jsonl; the second turn i
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from llm_expo.evaluation.mt_bench.judgements import Judgement
 from llm_expo.evaluation.mt_bench.questions import Question
 from llm_expo.scoring import answers as asked
 from llm_expo.scoring.endpoint import Endpoint, Refusal
+from llm_expo.scoring.scorer import Progress, unwatched
 
 _MAX_TOKENS = 2048
 _FIELD = re.compile(r"\{(question|answer|question_1|question_2|answer_1|answer_2|ref_answer_1|ref_answer_2)\}")
@@ -84,7 +85,7 @@ def judge(
     templates: Mapping[str, Template],
     references: Mapping[int, tuple[str, str]],
     endpoint: Endpoint,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unwatched,
 ) -> list[Judgement]:
     """A judgement of both turns of each answer; the endpoint keeps what the judge says.
 
