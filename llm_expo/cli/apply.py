@@ -104,8 +104,9 @@ def run(arguments: argparse.Namespace) -> None:
     # Matrix products of our own threads' work: threads of BLAS's own would only be in their way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llm_expo.terminal import bytes_written
-    from llm_expo.terminal.weights import plan_record, show_plan, show_written
+    from llm_expo.terminal.weights import show_plan, show_written
     from llm_expo.weights import Rounding, Sides, plan, plan_adapter, write
+    from llm_expo.weights.extrapolation import as_json
 
     if arguments.pair is not None:
         _take_pair(arguments)
@@ -129,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.dry_run:
         if arguments.json:
-            print_json(plan_record(extrapolation))
+            print_json(as_json(extrapolation))
         else:
             show_plan(extrapolation)
         return

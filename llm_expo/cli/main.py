@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             arguments = parsed(argv)
             as_json = getattr(arguments, "log_json", False)
-            logging.basicConfig(format="llm-expo: %(message)s", handlers=[_Noting(as_json)])
+            logging.basicConfig(handlers=[_Noting(as_json)])
             logging.getLogger("llm_expo").setLevel(logging.INFO)
             run: Callable[[argparse.Namespace], int | None] = arguments.run
             return run(arguments) or 0
@@ -67,10 +67,7 @@ class _Noting(logging.Handler):
         self._as_json = as_json
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._as_json:
-            _tell(record.getMessage(), record.levelname.lower(), as_json=True)
-        else:
-            print(self.format(record), file=sys.stderr, flush=True)
+        _tell(record.getMessage(), record.levelname.lower(), self._as_json)
 
 
 def _failed(message: str, as_json: bool) -> int:

@@ -58,12 +58,15 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def tried(event: Tried) -> str:
     """One line on an alpha that has answered."""
-    says = f"alpha {name(event.alpha)}: " + (f"reward {event.reward:.3f}" if event.prompts else "not asked")
+    collapsed = f"; collapsed: {event.collapsed}" if event.collapsed else ""
+    if not event.prompts:
+        return f"alpha {name(event.alpha)}: not asked{collapsed}"
+    versus, of = "", ""
     if event.gain is not None:
-        says += f", vs theta1 {with_error(event.gain)}"
-    both = f"{event.gain.n} of " if event.gain is not None and event.gain.n < event.prompts else ""
-    says += f" on {both}{event.prompts} prompts" if event.prompts else ""
-    return says + (f"; collapsed: {event.collapsed}" if event.collapsed else "")
+        versus = f", vs theta1 {with_error(event.gain)}"
+        of = f"{event.gain.n} of " if event.gain.n < event.prompts else ""
+    reward = f"reward {event.reward:.3f}{versus} on {of}{event.prompts} prompts"
+    return f"alpha {name(event.alpha)}: {reward}{collapsed}"
 
 
 def round_(wanted: Round) -> str:

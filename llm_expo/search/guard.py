@@ -94,7 +94,8 @@ class Observed:
 class Calibration:
     """What alphas are compared with.
 
-    `distances` says how far beyond theta1 is too far, in each symptom's own unit, but for the part of what theta1 has.
+    `theta1` is what alphas are held against, `theta0` an end of the curve through them. `distances` says how far beyond
+    theta1 is too far, in each symptom's own unit, but for the part of what theta1 has.
     """
 
     theta0: Observed

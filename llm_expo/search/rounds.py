@@ -65,12 +65,16 @@ class Round:
     """So many replies at most may be wanted by the rounds after it; None where that cannot be said."""
 
 
+def spelled(numbers: Sequence[float]) -> str:
+    """For an error's line."""
+    return ", ".join(f"{number:g}" for number in numbers) or "missing"
+
+
 def refuse_alphas(alphas: Sequence[float]) -> None:
     """StudyError for what a strategy cannot choose from."""
     if not alphas or not all(abs(alpha) <= _ABSURD_ALPHA for alpha in alphas) or len({*alphas}) < len(alphas):
-        listed = ", ".join(f"{alpha:g}" for alpha in alphas) or "missing"
         raise StudyError(
-            f"alphas are {listed}; each has to lie within {_ABSURD_ALPHA:g} of theta1, and to be there once"
+            f"alphas are {spelled(alphas)}; each has to lie within {_ABSURD_ALPHA:g} of theta1, and to be there once"
         )
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -125,19 +125,21 @@ def search(
             looks=0 if chosen == THETA1 else study.look(chosen),
         )
         wanted = write_model == "always" or (write_model == "ship" and decision.verdict is Verdict.SHIP)
+        objections = {} if confirmed.objection is None else {chosen: confirmed.objection}
         return Outcome(
             study=out,
             theta0=direction.initial.folders[-1],
             theta1=direction.aligned.folders[-1],
             settings={**settings, **way, "choose": choice},
             rounds=walked.rounds,
-            search=_rows(study, scorer.name, walked.observed, walked.calibration, walked.objections),
+            search=_rows(study, scorer.name, walked.observed, walked.calibration, walked.objections, steady),
             confirm=_rows(
                 study,
                 scorer.name,
                 confirmed.observed,
                 confirmed.calibration,
-                {} if confirmed.objection is None else {chosen: confirmed.objection},
+                objections,
+                fluent(confirmed.observed, confirmed.calibration, objections),
             ),
             limit=None if limit is None else Limited(limit.name, limit.most, priced),
             decision=decision,
@@ -155,11 +157,11 @@ def _rows(
     observed: Mapping[float, Observed],
     calibration: Calibration,
     objections: Mapping[float, Objection],
+    steady: Container[float],
 ) -> tuple[Row, ...]:
     theta1 = study.rewards(scorer, THETA1)
     # theta1 may have been asked by the guard alone, and is not scored then
     theta1 = {prompt: theta1[prompt] for prompt in observed[THETA1].replies}
-    steady = fluent(observed, calibration, objections)
     return tuple(
         row(
             alpha,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llm_expo.errors import StudyError
-from llm_expo.search.rounds import Round, Seen, answered, refuse_alphas
+from llm_expo.search.rounds import Round, Seen, answered, refuse_alphas, spelled
 
 LARGEST_ALPHA = 32.0
 """Where `Paper` stops climbing although rewards still rise."""
@@ -53,7 +53,7 @@ class Paper:
         falling = all(wide > narrow > 0 for wide, narrow in pairwise((LARGEST_ALPHA, *self.intervals)))
         if not self.intervals or not falling:
             raise StudyError(
-                f"intervals are {_listed(self.intervals)}; they have to fall from wide (below {LARGEST_ALPHA:g}) to "
+                f"intervals are {spelled(self.intervals)}; they have to fall from wide (below {LARGEST_ALPHA:g}) to "
                 f"narrow (above 0)"
             )
 
@@ -93,10 +93,6 @@ def _sweep(seen: Seen, pick: Callable[[Means], float | None]) -> Round | None:
         return Round({0.0: n}, f"theta1 on all {n} prompts")
     alpha = pick(means | dict.fromkeys(seen.collapsed, -math.inf))
     return None if alpha is None else Round({alpha: n}, f"alpha {alpha:g} on all {n} prompts")
-
-
-def _listed(numbers: tuple[float, ...]) -> str:
-    return ", ".join(f"{number:g}" for number in numbers) or "missing"
 
 
 def _snap(alpha: float, interval: float) -> float:

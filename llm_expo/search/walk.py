@@ -60,7 +60,7 @@ def walk(work: Work, strategy: Strategy, scorer: Scorer | Comparer, rule: Rule) 
     seen = Seen(tuple(each.prompt.id for each in prompts))
     strategy(seen)  # a budget that cannot do is told before anything is paid for
     way = _Way(calibrated(work, prompts[:CALIBRATION]))
-    while (wanted := strategy(seen) or (strategy(_of_fluent(seen, way)) if rule == "fluent" else None)) is not None:
+    while (wanted := _next(strategy, seen, way, rule)) is not None:
         rounds.append(wanted)
         new = sum(max(count - way.count.get(alpha, 0), 0) for alpha, count in wanted.wanted.items())
         later = None if wanted.later is None else wanted.later + 3 * to_confirm
@@ -177,10 +177,13 @@ def _seen(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], wa
     )
 
 
-def _of_fluent(seen: Seen, way: _Way) -> Seen:
-    """As if all had collapsed that would not be chosen now, clearly or not."""
+def _next(strategy: Strategy, seen: Seen, way: _Way, rule: Rule) -> Round | None:
+    """Before it ends: as if all had collapsed that would not be chosen now, clearly or not."""
+    wanted = strategy(seen)
+    if wanted is not None or rule != "fluent":
+        return wanted
     others = way.observed.keys() - fluent(way.observed, way.calibration, way.objections) - {THETA0, THETA1}
-    return replace(seen, collapsed={**dict.fromkeys(others, "not fluent"), **seen.collapsed})
+    return strategy(replace(seen, collapsed={**dict.fromkeys(others, "not fluent"), **seen.collapsed}))
 
 
 def _tried(work: Work, scorer: Scorer | Comparer, prompts: Sequence[Enrolled], alpha: float, way: _Way) -> Tried:

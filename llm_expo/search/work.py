@@ -89,7 +89,8 @@ class Work:
                 batches.append((alpha, batch, [(each.tokens, replies[each.prompt.id].tokens) for each in batch]))
         if not batches:
             return found
-        total, whose = sum(len(batch) for _, batch, _ in batches), next(iter(asked)) if len(asked) == 1 else None
+        total = sum(len(batch) for _, batch, _ in batches)
+        whose = next(iter(asked)) if len(asked) == 1 else None
         self.watch(Done("read", part, whose, 0, total, 0, 0.0))
         self._move(under)
         done, start = 0, time.monotonic()

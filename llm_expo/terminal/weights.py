@@ -1,7 +1,6 @@
 """Plans, written checkpoints, distances."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -19,29 +18,6 @@ def show_plan(extrapolation: Extrapolation) -> None:
         shape = "x".join(map(str, step.target.shape)) or "scalar"
         print(printable(f"  {step.action}  {step.target.name}  {shape}  ({step.reason})"))
     show_warnings((*extrapolation.notes, *extrapolation.direction.warnings()))
-
-
-def plan_record(extrapolation: Extrapolation) -> dict[str, Any]:
-    """The plan as JSON."""
-    return {
-        "alpha": extrapolation.alpha,
-        "moved": extrapolation.moved,
-        "copied": extrapolation.copied,
-        "nbytes": extrapolation.nbytes,
-        "files": [file.name for file in extrapolation.files],
-        "steps": [
-            {
-                "action": step.action,
-                "name": step.target.name,
-                "shape": list(step.target.shape),
-                "dtype": step.target.dtype,
-                "file": str(step.target.file),
-                "reason": step.reason,
-            }
-            for step in extrapolation.steps
-        ],
-        "warnings": [*extrapolation.notes, *extrapolation.direction.warnings()],
-    }
 
 
 def show_written(written: Written) -> None:

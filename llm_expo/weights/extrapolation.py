@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llm_expo.checkpoints import Checkpoint, Shard
 from llm_expo.checkpoints.calculated import Source
@@ -193,6 +193,29 @@ def plan(
         {name: value for name, value in selection.items() if value},
         found.notes,
     )
+
+
+def as_json(extrapolation: Extrapolation) -> dict[str, Any]:
+    """The plan in JSON's types."""
+    return {
+        "alpha": extrapolation.alpha,
+        "moved": extrapolation.moved,
+        "copied": extrapolation.copied,
+        "nbytes": extrapolation.nbytes,
+        "files": [file.name for file in extrapolation.files],
+        "steps": [
+            {
+                "action": step.action,
+                "name": step.target.name,
+                "shape": list(step.target.shape),
+                "dtype": step.target.dtype,
+                "file": str(step.target.file),
+                "reason": step.reason,
+            }
+            for step in extrapolation.steps
+        ],
+        "warnings": [*extrapolation.notes, *extrapolation.direction.warnings()],
+    }
 
 
 def finite(alpha: float) -> float:

@@ -30,10 +30,9 @@ from llm_expo.errors import EvaluationError, ExpoError
 from llm_expo.evaluation.lm_eval.kept import GOLD
 from llm_expo.evaluation.lm_eval.results import score_key
 from llm_expo.evaluation.lm_eval.tasks import Asked
+from llm_expo.scoring.scorer import Progress
 
 VERSION = lm_eval.__version__
-
-Watch = Callable[[int, int], None]
 
 _REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
@@ -142,7 +141,7 @@ class Elsewhere(LM):  # type: ignore[misc]  # lm-eval's types are unknown here
 
 
 def put(
-    lm: LM, name: str, task: Any, shots: int | None, chat: bool, limit: int | None, watch: Watch
+    lm: LM, name: str, task: Any, shots: int | None, chat: bool, limit: int | None, watch: Progress
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What lm-eval makes of one task: its results, and its samples with the gold answer's log-likelihood.
 
@@ -186,7 +185,7 @@ def put(
 class _Counted:
     """Progress, from the place of lm-eval's cache, which is told of each answer."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Progress) -> None:
         self._watch = watch
         self._done = self._of = 0
 

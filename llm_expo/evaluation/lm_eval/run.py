@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,13 +121,9 @@ def _ask(
         record["llm_expo"]["environment"] = manner.vllm.environment
     with opened as lm:
         for asked, name, task in wanted:
-            progress = _counter(watch, f"{model.name}: {name}")
+            progress = partial(watch, f"{model.name}: {name}")
             try:
                 found, samples = harness.put(lm, name, task, asked.shots, manner.chat, manner.limit, progress)
             except EvaluationError as error:
                 raise EvaluationError(f"{model.name}: {error}") from error
             keep(out / model.name, record, asked, found, samples)
-
-
-def _counter(watch: Watch, what: str) -> Callable[[int, int], None]:
-    return lambda done, of: watch(what, done, of)
